@@ -1,0 +1,28 @@
+// Package resource holds Istio resources on their way from the translators to the sinks: a name, a body, and sets of
+// them that are sorted and compared by content.
+package resource
+
+import "google.golang.org/protobuf/proto"
+
+// Type is the identity of a resource's kind as istiod asks for it over MCP: group/version/kind.
+type Type string
+
+// The types that Isthmus emits.
+const (
+	TypeServiceEntry     Type = "networking.istio.io/v1/ServiceEntry"
+	TypeDestinationRule  Type = "networking.istio.io/v1/DestinationRule"
+	TypeVirtualService   Type = "networking.istio.io/v1/VirtualService"
+	TypeEnvoyFilter      Type = "networking.istio.io/v1alpha3/EnvoyFilter"
+	TypeWasmPlugin       Type = "extensions.istio.io/v1alpha1/WasmPlugin"
+	TypeTrafficExtension Type = "extensions.istio.io/v1alpha1/TrafficExtension"
+)
+
+// Resource is one Istio resource. It is immutable once it is in a Set.
+type Resource struct {
+	Type        Type
+	Namespace   string
+	Name        string
+	Labels      map[string]string
+	Annotations map[string]string
+	Body        proto.Message // of istio.io/api, never nil
+}

@@ -1,0 +1,97 @@
+// Package config is the configuration of the Wasm filter: the JSON that a WasmPlugin or TrafficExtension carries in
+// pluginConfig. It is the one definition of that format: mcp-server's governance writes it, the filter reads it. It is
+// pure and strict: an unknown field, a wrong type or a value out of range is a fault with its path, and all faults are
+// reported at once.
+package config
+
+// Plugin is the whole configuration of one filter. The zero value is valid: every protocol is detected, calls are
+// metered, nothing is rejected.
+type Plugin struct {
+	// Generation names this configuration; the filter reports it back as a metric label, so that it can be seen which
+	// sidecars run it. At most 64 bytes of [A-Za-z0-9._-].
+	Generation string `json:"generation,omitempty"`
+	// Protocols are the codecs to try, in this order: "dubbo", "bolt". Empty means all that the filter has.
+	Protocols []string `json:"protocols,omitempty"`
+	// Limits bound what one connection may cost.
+	Limits Limits `json:"limits,omitzero"`
+	// Metrics bound the number of time series.
+	Metrics Metrics `json:"metrics,omitzero"`
+	// Throttle holds the throttling rules.
+	Throttle []Throttle `json:"throttle,omitempty"`
+}
+
+// Action says what becomes of a connection whose bytes the filter cannot or will not read.
+type Action string
+
+// The actions.
+const (
+	ActionPass  Action = "pass"  // let it through unread, and count it
+	ActionClose Action = "close" // close the connection, and count it
+)
+
+// Limits bound what one connection may cost. Zero means the default.
+type Limits struct {
+	// MaxFrameBytes is the longest frame, header included, that is read. Default 8 MiB, Dubbo's own payload limit; at most 1 GiB.
+	MaxFrameBytes uint32 `json:"maxFrameBytes,omitempty"`
+	// Oversize applies to longer frames. Default "pass": the one frame passes unread and the next one is read again.
+	Oversize Action `json:"oversize,omitempty"`
+	// Garbage applies to connections on which framing is lost. Default "pass": the rest of the connection passes unread.
+	Garbage Action `json:"garbage,omitempty"`
+	// MaxInspectBytes bounds how much of one request is held in memory to read its attachments; of a longer request only
+	// the leading fields are read. Default 64 KiB, at most 1 MiB.
+	MaxInspectBytes uint32 `json:"maxInspectBytes,omitempty"`
+	// MaxInFlight bounds the calls that are followed at once on one connection; further ones pass, are decided on, but
+	// are metered without their outcome. Default 4096, at most 65536.
+	MaxInFlight uint32 `json:"maxInFlight,omitempty"`
+	// CallTimeoutMillis is after how long a call that has not returned is counted as "no_response" and forgotten, where
+	// the call itself names no longer timeout. Default 60000; at most 3600000.
+	CallTimeoutMillis uint32 `json:"callTimeoutMillis,omitempty"`
+}
+
+// Metrics bound the number of time series; beyond a bound the label's value is "_other". Zero means the default.
+type Metrics struct {
+	MaxServices uint32 `json:"maxServices,omitempty"` // distinct services; default 200
+	MaxMethods  uint32 `json:"maxMethods,omitempty"`  // distinct methods over all services; default 1000
+	MaxCallers  uint32 `json:"maxCallers,omitempty"`  // distinct calling applications; default 100
+	MaxSeries   uint32 `json:"maxSeries,omitempty"`   // distinct combinations of all labels; default 2000
+}
+
+// Match selects strings. The zero value matches everything, also absent values. At most one field may be set.
+type Match struct {
+	Exact  string `json:"exact,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
+}
+
+// Mode says whether a rule acts or only counts what it would have done.
+type Mode string
+
+// The modes. The zero value is ModeIntercept.
+const (
+	ModeIntercept Mode = "intercept"
+	ModeObserve   Mode = "observe"
+)
+
+// Target selects the calls that a rule is for. The zero value selects all calls.
+type Target struct {
+	Application Match  `json:"application,omitzero"` // of the workload that the filter runs in
+	Direction   string `json:"direction,omitempty"`  // "client", "server", or empty for both
+	Service     Match  `json:"service,omitzero"`     // interface name
+	Version     Match  `json:"version,omitzero"`
+	Group       Match  `json:"group,omitzero"`
+	Method      Match  `json:"method,omitzero"`
+	Caller      Match  `json:"caller,omitzero"` // calling application
+}
+
+// Throttle limits the rate of the calls that its target selects, together, by a token bucket.
+type Throttle struct {
+	Name     string `json:"name"` // of the rule: namespace/name; unique, it is a metric label
+	Target   Target `json:"target,omitzero"`
+	Mode     Mode   `json:"mode,omitempty"`
+	Disabled bool   `json:"disabled,omitempty"`
+	// Threshold is the number of calls admitted per interval. 0 admits none.
+	Threshold uint32 `json:"threshold"`
+	// IntervalMillis is the interval. Default 1000; 1 to 86400000.
+	IntervalMillis uint32 `json:"intervalMillis,omitempty"`
+	// Burst is how many calls may be admitted at once after a pause. Default Threshold (at least 1 where Threshold is not 0).
+	Burst uint32 `json:"burst,omitempty"`
+}

@@ -1,0 +1,72 @@
+// Package policy defines the decision that the filter asks for before it lets a call through, and the report that it
+// makes afterwards. Policies are pure state machines: time is an argument, randomness and shared counters are handed
+// in, and nothing here knows of Envoy.
+package policy
+
+import "github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+
+// Nanos is a point in time in nanoseconds since the Unix epoch. Only differences matter.
+type Nanos int64
+
+// Direction tells at which end of the call the filter stands.
+type Direction uint8
+
+// The directions. The zero value is unknown, which no rule with a direction matches.
+const (
+	DirectionUnknown Direction = iota
+	DirectionClient            // at the caller (Envoy's outbound listeners)
+	DirectionServer            // at the provider (Envoy's inbound listeners)
+)
+
+// String returns the direction as it appears in metric labels: "client", "server" or "unknown".
+func (d Direction) String() string {
+	switch d {
+	case DirectionClient:
+		return "client"
+	case DirectionServer:
+		return "server"
+	default:
+		return "unknown"
+	}
+}
+
+// Call is what is known of a call when it is decided. The byte slices are views, valid only during Admit or Done; a policy
+// that must keep one copies it.
+type Call struct {
+	Direction Direction
+	Protocol  string // Codec.Name
+	Service   []byte // interface name
+	Version   []byte // nil where absent
+	Group     []byte // nil where absent
+	Method    []byte
+	Caller    []byte // calling application; nil where unknown
+	CallerIP  []byte // textual address of the peer, without port; nil where unknown
+	App       string // the workload's own application: the provider's where Direction is server, the caller's where client
+	OneWay    bool
+	// Attachment returns the value of an attachment or header, nil where absent. It is nil when the call's attachments
+	// were not read: the rules in force did not ask for any (see Policy.NeedsAttachments).
+	Attachment func(key string) []byte
+}
+
+// Verdict is the decision on one call. The zero value admits.
+type Verdict struct {
+	Reject bool
+	Code   protocol.Code // why; meaningful only with Reject
+	Rule   string        // the name of the rule that decided; "" if none did
+	// RetryAfterMillis hints when the call may succeed; 0 where unknown.
+	RetryAfterMillis uint32
+}
+
+// Outcome is the report on an admitted call.
+type Outcome struct {
+	Result   protocol.Outcome
+	Duration Nanos // from request to response
+}
+
+// Policy decides on calls by one or more rules.
+type Policy interface {
+	// Admit decides on the call at the time now. now never decreases within a worker.
+	Admit(now Nanos, c *Call) Verdict
+	// Done is called exactly once for each call that this policy admitted and that a later policy did not reject.
+	Done(now Nanos, c *Call, o Outcome)
+}
