@@ -15,7 +15,7 @@ type Update struct {
 	// Synced says that with this update everything that the registry held when Run began has been said. Until the first
 	// one the Manager keeps what an earlier run said; with it, it drops the groups that this run has not mentioned.
 	Synced bool
-	// Health reports on the connection: a non-nil error says that the registry cannot be heard for now and that what was
+	// Err and Healthy report on the connection: a non-nil Err says that the registry cannot be heard for now and that what was
 	// said before may be stale; Healthy says that it can be heard again. An update may carry nothing but this.
 	Err     error
 	Healthy bool
@@ -29,6 +29,9 @@ type Update struct {
 //
 // A Discoverer reconnects by itself where its client library does. It never says "deleted" because it cannot hear:
 // stale beats partial. Faulty data become Problems in the Group that they belong to.
+//
+// Run may be called again once it has returned, never twice at the same time; each call says everything from the start,
+// and says Synced exactly once, when it has. What has been sent belongs to the receiver: it is never changed afterwards.
 type Discoverer interface {
 	Run(ctx context.Context, out chan<- Update) error
 }

@@ -1,0 +1,7 @@
+// Package builtin is the table of the adapters that Isthmus ships: one line each.
+package builtin
+
+import "github.com/isthmus-mesh/isthmus/adapters"
+
+// Kinds lists every kind of registry that can be configured.
+var Kinds = adapters.Kinds{}
