@@ -15,6 +15,9 @@ type Update struct {
 	// Synced says that with this update everything that the registry held when Run began has been said. Until the first
 	// one the Manager keeps what an earlier run said; with it, it drops the groups that this run has not mentioned.
 	Synced bool
+	// Held are sources that this run cannot read at the moment although they are there, such as a file with a fault in it or
+	// a node that it may not read. What was said of them, also by an earlier run, stays, beyond Synced too, until it is replaced.
+	Held []string
 	// Err and Healthy report on the connection: a non-nil Err says that the registry cannot be heard for now and that what was
 	// said before may be stale; Healthy says that it can be heard again. An update may carry nothing but this.
 	Err     error

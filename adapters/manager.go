@@ -693,6 +693,11 @@ func (l *loop) update(r *run, u Update, now time.Time) {
 			changed = true
 		}
 	}
+	for _, source := range u.Held {
+		if h := r.groups[source]; h != nil {
+			h.life = r.life
+		}
+	}
 	if len(u.Groups) > 0 || u.Synced || u.Healthy {
 		r.source.LastWord = now
 	}
@@ -705,9 +710,7 @@ func (l *loop) update(r *run, u Update, now time.Time) {
 			}
 		}
 		delete(r.faults, "AdapterPanic")
-		if _, ok := r.faults["CorruptState"]; ok {
-			delete(r.faults, "CorruptState")
-		}
+		delete(r.faults, "CorruptState")
 		changed = changed || before.State != model.StateSynced
 	}
 	switch {
@@ -878,3 +881,32 @@ func (l *loop) saveDone(res saveResult) {
 
 // sameGroup reports whether two groups say the same, so that a registry that repeats itself costs nothing.
 func sameGroup(a, b model.Group) bool { return reflect.DeepEqual(a, b) }
+
+// Try reads one registry until everything that it holds has been said, and returns that as a snapshot; or, when ctx is
+// done before, what has been said so far together with why the registry could not be heard. It saves nothing. The error is
+// Faults where the configuration is wrong.
+func Try(ctx context.Context, kinds Kinds, r Registry, log *slog.Logger) (*model.Snapshot, error) {
+	m := NewManager(ManagerOptions{Kinds: kinds, Log: log, Quiet: time.Millisecond, MaxDelay: 100 * time.Millisecond})
+	if err := m.Set(ctx, []Registry{r}); err != nil {
+		return nil, err
+	}
+	inner, stop := context.WithCancel(ctx)
+	snapshots := m.Subscribe(inner)
+	done := make(chan error, 1)
+	go func() { done <- m.Run(inner) }()
+	defer func() { stop(); <-done }()
+	last := m.Snapshot()
+	for s := range snapshots {
+		last = s
+		if s.Complete {
+			return s, nil
+		}
+	}
+	why := "it has not said everything yet"
+	for _, s := range m.Sources() {
+		if s.Error != "" {
+			why = s.Error
+		}
+	}
+	return last, fmt.Errorf("adapters: registry %s: %s (%w)", r.Name, why, context.Cause(ctx))
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -100,13 +101,89 @@ type Validator interface {
 // empty document. Settings are immutable.
 type Settings struct{ node *yaml.Node }
 
-// ParseSettings reads YAML, of which JSON is a part.
+// ParseSettings reads one document of YAML or JSON.
 func ParseSettings(text []byte) (Settings, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return Settings{}, Faults{yamlFault(err)}
+	docs, err := ParseDocuments(text)
+	switch {
+	case err != nil:
+		return Settings{}, err
+	case len(docs) == 0:
+		return Settings{}, nil
+	case len(docs) > 1:
+		return Settings{}, Faults{{Line: docs[1].Line(), Message: "only one document is expected"}}
 	}
-	return SettingsOf(&doc), nil
+	return docs[0], nil
+}
+
+// ParseDocuments reads the documents of a YAML stream, or one document of JSON. Lines count from the beginning of text.
+// The error is Faults.
+func ParseDocuments(text []byte) ([]Settings, error) {
+	if json.Valid(text) {
+		// YAML 1.2 says that JSON is a part of it; yaml.v3 does not take tabs and surrogate pairs.
+		return []Settings{{node: jsonNode(text)}}, nil
+	}
+	var docs []Settings
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	for {
+		var doc yaml.Node
+		err := d.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		if err != nil {
+			return nil, Faults{yamlFault(err)}
+		}
+		docs = append(docs, SettingsOf(&doc))
+	}
+}
+
+// Line returns the line on which the settings begin, 0 where it is not known.
+func (s Settings) Line() int {
+	if s.node == nil {
+		return 0
+	}
+	return s.node.Line
+}
+
+// jsonNode turns valid JSON into the node that yaml.v3 would make of it.
+func jsonNode(text []byte) *yaml.Node {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	line, seen := 1, int64(0)
+	var value func() *yaml.Node
+	value = func() *yaml.Node {
+		token, err := d.Token()
+		if err != nil {
+			return &yaml.Node{} // it has been found valid
+		}
+		line += bytes.Count(text[seen:d.InputOffset()], []byte("\n"))
+		seen = d.InputOffset()
+		n := &yaml.Node{Kind: yaml.ScalarNode, Line: line, Column: 1}
+		switch t := token.(type) {
+		case json.Delim:
+			n.Kind, n.Tag = yaml.SequenceNode, "!!seq"
+			if t == '{' {
+				n.Kind, n.Tag = yaml.MappingNode, "!!map"
+			}
+			for d.More() {
+				n.Content = append(n.Content, value())
+			}
+			d.Token()
+		case string:
+			n.Tag, n.Value, n.Style = "!!str", t, yaml.DoubleQuotedStyle
+		case bool:
+			n.Tag, n.Value = "!!bool", strconv.FormatBool(t)
+		case json.Number:
+			n.Tag, n.Value = "!!int", t.String()
+			if strings.ContainsAny(n.Value, ".eE") {
+				n.Tag = "!!float"
+			}
+		case nil:
+			n.Tag, n.Value = "!!null", "null"
+		}
+		return n
+	}
+	return value()
 }
 
 // SettingsOf wraps a node of a parsed document, which must not change any more.
@@ -117,7 +194,7 @@ func SettingsOf(n *yaml.Node) Settings {
 		}
 		n = n.Content[0]
 	}
-	if n == nil || n.Kind == 0 {
+	if n == nil || n.Kind == 0 || n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return Settings{}
 	}
 	return Settings{node: n}
@@ -482,7 +559,7 @@ func yamlFault(err error) Fault {
 			}
 		}
 	}
-	return Fault{Message: msg}
+	return Fault{Line: 1, Message: msg} // yaml.v3 leaves the first line out
 }
 
 // Secret refers to a secret that lies outside the configuration: in a file or in the environment. The zero value refers

@@ -628,6 +628,12 @@ func (v *View) apply(u adapters.Update) {
 			v.groups[g.Source] = g
 		}
 	}
+	for _, source := range u.Held {
+		if g, ok := v.before[source]; ok {
+			v.groups[source] = g
+			delete(v.before, source)
+		}
+	}
 	if u.Synced {
 		if v.nSynced++; v.nSynced > 1 {
 			fail("synced was said %d times in one run", v.nSynced)

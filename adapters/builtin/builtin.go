@@ -1,7 +1,12 @@
 // Package builtin is the table of the adapters that Isthmus ships: one line each.
 package builtin
 
-import "github.com/isthmus-mesh/isthmus/adapters"
+import (
+	"github.com/isthmus-mesh/isthmus/adapters"
+	"github.com/isthmus-mesh/isthmus/adapters/file"
+)
 
 // Kinds lists every kind of registry that can be configured.
-var Kinds = adapters.Kinds{}
+var Kinds = adapters.Kinds{
+	file.Kind,
+}
