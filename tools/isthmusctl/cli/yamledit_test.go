@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+func TestYAMLList(t *testing.T) {
+	item := &yaml.Node{}
+	if err := yaml.Unmarshal([]byte("name: new\nkind: file\nsettings:\n  path: x\n"), item); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		in     string
+		remove int // -1 adds
+		want   string
+	}{
+		"add to a block list": {
+			"# top\nspec:\n  # all of them\n  registries:\n    # first\n    - name: a # why\n      settings:\n        servers: [x]\n\n  # the rest\n  log: info\n", -1,
+			"# top\nspec:\n  # all of them\n  registries:\n    # first\n    - name: a # why\n      settings:\n        servers: [x]\n    - name: new\n      kind: file\n      settings:\n        path: x\n\n  # the rest\n  log: info\n"},
+		"add to a list at its parent's margin": {
+			"spec:\n  registries:\n  - name: a\n  - name: b\n  log: info\n", -1,
+			"spec:\n  registries:\n  - name: a\n  - name: b\n  - name: new\n    kind: file\n    settings:\n      path: x\n  log: info\n"},
+		"add where the file ends without a line break": {
+			"spec:\n  registries:\n  - name: a", -1,
+			"spec:\n  registries:\n  - name: a\n  - name: new\n    kind: file\n    settings:\n      path: x\n"},
+		"add to an empty list": {
+			"# top\nspec:\n  registries: [] # none yet\n  log: info # for now\n", -1,
+			"# top\nspec:\n  registries: # none yet\n    - name: new\n      kind: file\n      settings:\n        path: x\n  log: info # for now\n"},
+		"add to a flow list": {
+			"spec:\n  registries: [{name: a}]\n", -1,
+			"spec:\n  registries:\n    - {name: a}\n    - name: new\n      kind: file\n      settings:\n        path: x\n"},
+		"add to an absent list": {
+			"# top\nspec:\n  log: info\n", -1,
+			"# top\nspec:\n  log: info\n  registries:\n    - name: new\n      kind: file\n      settings:\n        path: x\n"},
+		"add where even the parent is absent": {
+			"kind: K\n", -1,
+			"kind: K\nspec:\n  registries:\n    - name: new\n      kind: file\n      settings:\n        path: x\n"},
+		"add where the list is null": {
+			"spec:\n  registries:\n  log: info\n", -1,
+			"spec:\n  registries:\n    - name: new\n      kind: file\n      settings:\n        path: x\n  log: info\n"},
+		"remove the first, its comment with it": {
+			"spec:\n  registries:\n    # of a\n    - name: a\n      text: |\n        # not a comment\n\n        more\n    # of b\n    - name: b\n\n  log: info\n", 0,
+			"spec:\n  registries:\n    # of b\n    - name: b\n\n  log: info\n"},
+		"remove the last": {
+			"spec:\n  registries:\n    - name: a\n\n    - name: b\n      x: 1\n\n  # the rest\n  log: info\n", 1,
+			"spec:\n  registries:\n    - name: a\n\n\n  # the rest\n  log: info\n"},
+		"remove the only one": {
+			"spec:\n  registries:\n    - name: a\n  log: info # for now\n", 0,
+			"spec:\n  registries: []\n  log: info # for now\n"},
+		"remove from a flow list": {
+			"spec:\n  registries: [{name: a}, {name: b}]\n", 0,
+			"spec:\n  registries: [{name: b}]\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &yamlList{text: []byte(c.in), path: []string{"spec", "registries"}}
+			var err error
+			if c.remove < 0 {
+				err = l.add(item.Content[0])
+			} else {
+				err = l.remove(c.remove)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(l.text) != c.want {
+				t.Errorf("got:\n%s\nwant:\n%s", l.text, c.want)
+			}
+		})
+	}
+	for name, text := range map[string]string{
+		"empty":         "",
+		"not a list":    "spec: {registries: 1}",
+		"not a mapping": "spec: [1]",
+		"not YAML":      "spec: [",
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &yamlList{text: []byte(text), path: []string{"spec", "registries"}}
+			if err := l.add(item.Content[0]); err == nil {
+				t.Errorf("no error; got:\n%s", l.text)
+			}
+		})
+	}
+}
