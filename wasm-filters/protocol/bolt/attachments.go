@@ -19,7 +19,8 @@ const (
 	KeyTargetApp = "sofa_head_target_app"
 	// KeyResponseError is "true" in the response of a call that failed although its status is 0.
 	KeyResponseError = "sofa_head_response_error"
-	// KeyGeneric is there in generic invocations, whose results are not bound to Java classes.
+	// KeyGeneric is there in generic invocations: "0" where the result becomes an object of its Java class ($invoke), "1" or
+	// "2" where it becomes a GenericObject ($genericInvoke).
 	KeyGeneric = "sofa_head_generic_type"
 	// KeyInvokeType is "sync", "future", "callback" or "oneway".
 	KeyInvokeType = "type"
@@ -40,6 +41,9 @@ const (
 	PrefixRequestBaggage  = "rpc_req_baggage."
 	PrefixResponseBaggage = "rpc_resp_baggage."
 )
+
+// genericNormal is RemotingConstants.SERIALIZE_FACTORY_NORMAL.
+const genericNormal = "0"
 
 // pairs walks over a header section as SOFARPC's SimpleMapSerializer does.
 type pairs struct {
@@ -136,7 +140,9 @@ func readRequest(f *protocol.Frame, h *fixed, b []byte) {
 		case KeyCallerIP:
 			f.CallerIP = v
 		case KeyGeneric:
-			f.Flags |= flagMessage
+			if string(b[v.Off:v.Off+v.Len]) != genericNormal {
+				f.Flags |= flagMessage
+			}
 		case KeyInvokeType:
 			if string(b[v.Off:v.Off+v.Len]) == "callback" {
 				f.Flags |= flagMessage

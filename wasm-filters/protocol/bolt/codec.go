@@ -74,7 +74,7 @@ const (
 	flagCRC
 	// flagForeign: the request's class is not SOFARPC's.
 	flagForeign
-	// flagMessage: the caller cannot make use of a serialized exception: a generic or a callback invocation.
+	// flagMessage: the caller would not throw a serialized exception: a callback or a generic invocation.
 	flagMessage
 
 	flagTrailer = flagVer1Two | flagCRC

@@ -452,6 +452,25 @@ func TestSniff(t *testing.T) {
 	}
 }
 
+// TestRejectFlags: which requests are answered with a message instead of an exception.
+func TestRejectFlags(t *testing.T) {
+	for name, c := range map[string]struct {
+		frame draft
+		want  uint8
+	}{
+		"sync":              {request(KeyInvokeType, "sync"), 0},
+		"future":            {request(KeyInvokeType, "future"), 0},
+		"callback":          {request(KeyInvokeType, "callback"), flagMessage},
+		"$invoke":           {request(KeyGeneric, "0"), 0},
+		"$genericInvoke":    {request(KeyGeneric, "2"), flagMessage},
+		"of another client": {draft{typ: typeRequest, cmd: cmdRequest, class: "a.B"}, flagForeign},
+	} {
+		if f := decode(t, c.frame.build()); f.Flags != c.want {
+			t.Errorf("%s: flags %#x, want %#x", name, f.Flags, c.want)
+		}
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	for millis, want := range map[int32]uint32{0: 0, 3000: 3000, -1: 0, 1<<31 - 1: 1<<31 - 1, -1 << 31: 0} {
 		d := request()

@@ -69,28 +69,30 @@ func exception(code protocol.Code) (object, errorType string) {
 }
 
 // AppendReject appends the response that makes the caller see code and msg. What a SOFARPC 5.13.2 client throws was tried
-// with synchronous, future, callback and generic invocations, in Hessian, Protobuf, JSON and Fury; msg is the exception's message
-// everywhere, except where a dash stands:
+// with it, for both versions of Bolt:
 //
-//	               synchronous, future             callback (onSofaException), generic, Protobuf
-//	CodeThrottled   SofaRpcException, SERVER_BUSY (100)             SofaRpcException, SERVER_UNDECLARED_ERROR (199)
-//	CodeUnavailable SofaRouteException, CLIENT_ROUTER (210)         the same
-//	CodeDenied      SofaRpcException, SERVER_FILTER (170)           the same
-//	CodeAborted     SofaRpcException, SERVER_UNDECLARED_ERROR (199) the same
-//	CodeTimeout     SofaTimeOutException, CLIENT_TIMEOUT (200)      the same
+//	                synchronous and future invocation
+//	CodeThrottled   SofaRpcException      SERVER_BUSY (100)              msg
+//	CodeUnavailable SofaRouteException    CLIENT_ROUTER (210)            msg
+//	CodeDenied      SofaRpcException      SERVER_FILTER (170)            msg
+//	CodeAborted     SofaRpcException      SERVER_UNDECLARED_ERROR (199)  msg
+//	CodeTimeout     SofaTimeOutException  CLIENT_TIMEOUT (200)           msg
 //
-//	               a client of Bolt alone, synchronous
-//	CodeThrottled   InvokeServerBusyException                       –
-//	CodeTimeout     InvokeTimeoutException                          –
-//	any other       InvokeServerException, caused by RpcServerException with msg
+//	                callback (onSofaException), $genericInvoke, Protobuf
+//	any             SofaRpcException      SERVER_UNDECLARED_ERROR (199)  msg
 //
-// In the first column the response is a SofaResponse that carries the exception, as business exceptions come: only so do
-// both the type and the message arrive. Bolt's own statuses for the same (SERVER_THREADPOOL_BUSY, TIMEOUT) make up
-// their messages at the client, and they make SOFARPC's client retry elsewhere and count against the provider
-// (FailoverCluster, fault tolerance), although the provider did nothing wrong. A callback would get the exception in
-// onAppException, and a generic invocation may get it as a result, so these get a SofaResponse with an error message instead,
-// and so does Protobuf, which has room for nothing else. The answer is in Hessian whatever serialization the
-// request has, except for Protobuf: SOFARPC reads a response by the response's own codec byte.
+//	                a client of Bolt without SOFARPC
+//	CodeThrottled   InvokeServerBusyException                            of Bolt's own
+//	CodeTimeout     InvokeTimeoutException                               of Bolt's own
+//	any other       InvokeServerException                                of Bolt's own; its cause, RpcServerException: msg
+//
+// The first kind is a SofaResponse that carries the exception, as business exceptions come: only so do both the type and the
+// message arrive. Bolt's own statuses for the same (SERVER_THREADPOOL_BUSY, TIMEOUT) make up their messages at the
+// client, and they make SOFARPC's client retry elsewhere and count against the provider (FailoverCluster, fault
+// tolerance), although the provider did nothing wrong. A callback would get the exception in onAppException and $genericInvoke
+// would return it as the result, so these get a SofaResponse with an error message instead; so does Protobuf, which has room
+// for nothing else. The content is in Hessian whatever serialization the request has, except for Protobuf: SOFARPC reads a
+// response by the response's own codec byte (tried with JSON, Fury and Dubbo's Hessian too).
 func (Codec) AppendReject(dst []byte, req *protocol.Frame, code protocol.Code, msg string) []byte {
 	msg = truncate(msg)
 	if req.Flags&flagForeign != 0 {
