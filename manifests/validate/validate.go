@@ -152,14 +152,12 @@ func (d document) check(as string) error {
 		return own(d)
 	}
 	if message, ok := istioKinds[group+"/"+kind]; ok {
-		if err := named(d.node); err != nil {
-			return err
-		}
 		m := message()
+		faults := adapters.AsFaults(named(d.node))
 		if err := decodeProto(field(d.node, "spec"), "spec", m); err != nil {
-			return err
+			return append(faults, adapters.AsFaults(err)...)
 		}
-		return checkPlugin(d.node, m)
+		return append(faults, adapters.AsFaults(checkPlugin(d.node, m))...).Err()
 	}
 	if strings.HasSuffix(group, ".istio.io") || strings.HasSuffix(group, ".isthmus.io") || group == "isthmus.io" {
 		return faultf(d.node, "kind", "%s has no kind %q that Isthmus knows", version, kind)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -163,5 +164,32 @@ func TestShellSyntax(t *testing.T) {
 	faults, err := run(t.Context(), dir, true)
 	if err != nil || len(faults) != 1 || !strings.HasPrefix(faults[0].String(), "README.md:2: not a shell script: ") {
 		t.Errorf("got %v, %v", faults, err)
+	}
+}
+
+// TestRunScript holds that blocks are really run, in the top folder, and that one that fails is a fault with the end of
+// what it said.
+func TestRunScript(t *testing.T) {
+	dir := write(t, map[string]string{"here.txt": "", "bin/ours": "#!/bin/sh\necho ours\n"})
+	if err := os.Chmod(filepath.Join(dir, "bin", "ours"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := &checker{root: dir, log: io.Discard, built: func() (string, error) { return filepath.Join(dir, "bin"), nil }}
+	p := &page{path: "README.md"}
+	for name, b := range map[string]struct {
+		script string
+		want   string // the fault, "" for none
+	}{
+		"works":                  {"test -f here.txt\ntest \"$(ours)\" = ours\n", ""},
+		"fails":                  {"echo one\necho two >&2\nfalse\necho three\n", "README.md:7: exit status 1:\n\tone\n\ttwo"},
+		"fails within a pipe":    {"false | true\n", "README.md:7: exit status 1:\n\t"},
+		"uses an unset variable": {"echo $none_such\n", "README.md:7: exit status "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			faults := c.runScript(t.Context(), p, &block{line: 7, text: b.script})
+			if b.want == "" && len(faults) > 0 || b.want != "" && (len(faults) != 1 || !strings.HasPrefix(faults[0].String(), b.want)) {
+				t.Errorf("got %v, want %q", faults, b.want)
+			}
+		})
 	}
 }

@@ -117,6 +117,7 @@ Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an
 	root.SetErr(s.Err)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
+		newConfig(s),
 		newDecode(s),
 	)
 	return root

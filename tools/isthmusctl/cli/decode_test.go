@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -60,6 +62,16 @@ func TestDecodeRealFrames(t *testing.T) {
 		"dubbo-01-resp":        {"kind": "response", "id": n("18172177104586373959"), "status": n("20"), "outcome": "ok", "attachments": map[string]any{"dubbo": "2.0.2"}},
 		"dubbo-heartbeat-req":  {"kind": "heartbeat", "id": n("15764439461178431828"), "reply": false, "bytes": n("17"), "attachments": map[string]any{}},
 		"dubbo-heartbeat-resp": {"kind": "heartbeat", "id": n("15764439461178431828"), "reply": true, "bytes": n("17"), "status": nil},
+		"bolt-00-c2s-SofaRequest": {
+			"protocol": "bolt", "kind": "request", "id": n("1"), "service": "demo.HelloService", "method": "sayHello", "version": "1.0", "group": "",
+			"caller": "hello-consumer", "timeoutMillis": n("5000"), "bytes": n("880"), "variant": n("1"), "serialization": n("1"), "status": nil,
+		},
+		"bolt-01-s2c-SofaResponse": {
+			"kind": "response", "id": n("1"), "status": n("0"), "statusName": "SUCCESS", "outcome": "ok", "bytes": n("234"),
+			"attachments": map[string]any{"rpc_resp_baggage.resp-b": "1"},
+		},
+		"bolt-heartbeat-req":   {"kind": "heartbeat", "id": n("4"), "reply": false, "bytes": n("22"), "service": ""},
+		"bolt-heartbeat-resp":  {"kind": "heartbeat", "id": n("4"), "reply": true, "bytes": n("20")},
 		"dubbo-readonly-event": {"kind": "event", "id": n("12007387103128742376"), "bytes": n("18"), "status": nil, "service": ""},
 	} {
 		for form, input := range map[string]string{"raw": string(frame(t, name)), "hex": hex.EncodeToString(frame(t, name)) + "\n"} {
@@ -92,6 +104,35 @@ func TestDecodeFieldsAreAlwaysThere(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestDecodeMixedProtocols holds decode to naming the protocol of each frame by itself.
+func TestDecodeMixedProtocols(t *testing.T) {
+	input := string(frame(t, "bolt-heartbeat-req")) + string(frame(t, "dubbo-heartbeat-req")) + string(frame(t, "bolt-01-s2c-SofaResponse"))
+	got := lines(t, invoke(t, input, "decode").out)
+	if len(got) != 3 || got[0]["protocol"] != "bolt" || got[1]["protocol"] != "dubbo" || got[2]["protocol"] != "bolt" {
+		t.Errorf("got %v", got)
+	}
+	r := invoke(t, input, "decode", "--protocol", "bolt")
+	if got := lines(t, r.out); r.code != ExitBad || len(got) != 2 || got[1]["error"] == nil {
+		t.Errorf("--protocol bolt: got %+v, want an error on the second frame", r)
+	}
+}
+
+// TestDecodeChecksum holds decode to checking what the codec leaves to the receiving peer.
+func TestDecodeChecksum(t *testing.T) {
+	// A v2 request without class, header or content, with a CRC-32 trailer.
+	good := "\x02\x02\x01\x00\x01\x01\x00\x00\x00\x07\x01\x01\x00\x00\x03\xe8\x00\x00\x00\x00\x00\x00\x00\x00"
+	sum := binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(good)))
+	r := invoke(t, good+string(sum), "decode")
+	if got := lines(t, r.out); r.code != ExitOK || len(got) != 1 || got[0]["variant"] != json.Number("2") {
+		t.Errorf("right sum: got %+v", r)
+	}
+	sum[3] ^= 1
+	r = invoke(t, good+string(sum)+string(frame(t, "bolt-heartbeat-req")), "decode")
+	if got := lines(t, r.out); r.code != ExitBad || len(got) != 2 || got[0]["error"] == nil || got[1]["error"] != nil {
+		t.Errorf("wrong sum: got %+v", r)
 	}
 }
 
