@@ -4,9 +4,11 @@ package builtin
 import (
 	"github.com/isthmus-mesh/isthmus/adapters"
 	"github.com/isthmus-mesh/isthmus/adapters/file"
+	"github.com/isthmus-mesh/isthmus/adapters/zookeeper"
 )
 
 // Kinds lists every kind of registry that can be configured.
 var Kinds = adapters.Kinds{
 	file.Kind,
+	zookeeper.Kind,
 }
