@@ -251,8 +251,9 @@ func (s Settings) Decode(into any) error {
 		d.value(s.node, v.Elem(), "", 0)
 	}
 	if check, ok := into.(Validator); ok {
+		wrong := faults
 		for _, f := range check.Validate() {
-			if slices.ContainsFunc(faults, func(have Fault) bool { return within(f.Path, have.Path) }) {
+			if slices.ContainsFunc(wrong, func(have Fault) bool { return within(f.Path, have.Path) }) {
 				continue
 			}
 			if f.Line == 0 {

@@ -697,6 +697,13 @@ func (v *View) Problems() []model.Problem {
 	return out
 }
 
+// Err returns why the registry cannot be heard, nil while it can.
+func (v *View) Err() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.err
+}
+
 // JSON returns keys and endpoints, without metadata, as sorted text.
 func (v *View) JSON() string {
 	services := v.Services()

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -173,45 +174,43 @@ func (c *client) cut() {
 	}
 }
 
+// up reports whether there is a session.
+func (c *client) up() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connected
+}
+
 // hosts hands out the servers in turn, beginning anywhere. Unlike the library's own it leaves names as they are, so that
 // they are looked up at each connection: the addresses of containers change.
 type hosts struct {
-	mu        sync.Mutex
-	servers   []string
-	next      int
-	untilFull int // attempts until every server has been tried since the last success
-	success   time.Time
+	mu      sync.Mutex
+	servers []string
+	next    int
+	begun   bool
 }
 
 func (h *hosts) Init(servers []string) error {
 	h.servers = servers
 	h.next = rand.IntN(len(servers))
-	h.untilFull = len(servers)
 	return nil
 }
 
 func (h *hosts) Len() int { return len(h.servers) }
 
-// Next returns true where every server has been tried, or the last success did not last; the library then pauses for a
-// second.
+// Next returns true from the second time on. The library then fails the requests that it has not sent, so that none overtakes the
+// restoring of the watches on the new connection, and pauses for a second, so that a server that was restarted is not overrun.
 func (h *hosts) Next() (string, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.servers[h.next]
 	h.next = (h.next + 1) % len(h.servers)
-	full := h.untilFull <= 0 || time.Since(h.success) < time.Second
-	if h.untilFull <= 0 {
-		h.untilFull = len(h.servers)
-	}
-	h.untilFull--
-	return s, full
+	again := h.begun
+	h.begun = true
+	return s, again
 }
 
-func (h *hosts) Connected() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.untilFull, h.success = len(h.servers), time.Now()
-}
+func (h *hosts) Connected() {}
 
 // logger passes the library's messages on for those who look for them; what matters arrives as events.
 type logger struct{ log *slog.Logger }
@@ -228,6 +227,7 @@ const (
 	replyHeader       = 16 // xid, zxid, err
 	statBytes         = 68
 	opGetChildren2    = 12
+	opSetWatches      = 101
 	connectAnswerSize = 20 // protocol version, timeout, session id, length of the password
 )
 
@@ -243,6 +243,7 @@ type guard struct {
 
 	mu      sync.Mutex
 	greeted bool               // the handshake's request has passed
+	seen    [8]byte            // the last zxid that the client had seen when the connection began
 	lists   map[int32]struct{} // requests under way that are answered with a list
 }
 
@@ -266,12 +267,24 @@ func (g *guard) SetReadDeadline(t time.Time) error {
 }
 
 // Write notes which requests will be answered with a list. The library writes one request at a time.
+//
+// It also mends a fault of the library: setWatches must carry the last zxid seen before the connection was lost, but the
+// library takes the last one of all, which an answer on the new connection may have raised already; changes made in between would
+// go unnoticed.
 func (g *guard) Write(b []byte) (int, error) {
 	g.mu.Lock()
-	if g.greeted && len(b) >= 12 && int32(binary.BigEndian.Uint32(b[8:])) == opGetChildren2 {
+	switch {
+	case !g.greeted: // length, protocol version, zxid, ...
+		g.greeted = true
+		if len(b) >= 16 {
+			copy(g.seen[:], b[8:])
+		}
+	case len(b) >= 20 && int32(binary.BigEndian.Uint32(b[8:])) == opSetWatches: // length, xid, type, zxid, ...
+		b = slices.Clone(b)
+		copy(b[12:], g.seen[:])
+	case len(b) >= 12 && int32(binary.BigEndian.Uint32(b[8:])) == opGetChildren2:
 		g.lists[int32(binary.BigEndian.Uint32(b[4:]))] = struct{}{}
 	}
-	g.greeted = true
 	g.mu.Unlock()
 	return g.Conn.Write(b)
 }

@@ -78,7 +78,7 @@ func (b *builder) at(k model.Key) *building {
 const maxPlace = 2048
 
 func (b *builder) problem(severity model.Severity, category, name, code, format string, args ...any) {
-	place := b.in.Path + "/" + category + "/" + name
+	place := b.in.Path + "/" + category + "/" + redact(name)
 	if len(place) > maxPlace {
 		place = place[:maxPlace] + "..."
 	}

@@ -280,3 +280,37 @@ func labelsOf(u registryURL, named []string) map[string]string {
 	}
 	return out
 }
+
+// redact returns a node's name without the values of parameters that are secrets and without credentials. The name need not
+// be well-formed.
+func redact(name string) string {
+	amp, eq := "%26", "%3D"
+	if !strings.Contains(name, amp) && strings.Contains(name, "&") {
+		amp, eq = "&", "="
+	}
+	parts := strings.Split(name, amp)
+	for i, p := range parts {
+		if i == 0 {
+			head, _, _ := strings.Cut(p, "?")
+			head, _, _ = strings.Cut(head, "%3F")
+			tail := p[len(head):]
+			for _, at := range []string{"%40", "@"} {
+				if j := strings.LastIndex(head, at); j >= 0 {
+					begin := 0
+					for _, sep := range []string{"%3A%2F%2F", "://"} {
+						if k := strings.Index(head[:j], sep); k >= 0 {
+							begin = k + len(sep)
+						}
+					}
+					head = head[:begin] + hidden + head[j:]
+				}
+			}
+			p = head + tail
+		}
+		if key, _, ok := strings.Cut(p, eq); ok && secretWord(key) {
+			p = key + eq + hidden
+		}
+		parts[i] = p
+	}
+	return strings.Join(parts, amp)
+}

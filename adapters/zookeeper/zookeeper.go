@@ -233,7 +233,9 @@ func (w *watch) work() {
 		case roleLogin:
 			r.err = w.c.conn.AddAuth("digest", w.auth)
 		default:
-			r.children, r.absent, r.err = w.read(n)
+			if r.err = zk.ErrConnectionClosed; w.c.up() {
+				r.children, r.absent, r.err = w.read(n)
+			}
 		}
 		w.results <- r // has room for every worker's
 	}
@@ -412,14 +414,13 @@ func (w *watch) result(r result) error {
 	switch {
 	case r.err == nil:
 		first := !n.ever || n.denied != nil
+		was := n.absent
 		n.denied, n.absent = nil, r.absent
 		slices.Sort(r.children)
-		same := !first && slices.Equal(n.children, r.children)
+		same := !first && was == r.absent && slices.Equal(n.children, r.children)
 		n.children, n.ever = r.children, true
 		w.settle(n)
-		if !same {
-			w.grown(n)
-		}
+		w.grown(n, same)
 	case transient(r.err):
 		again = true
 	case errors.Is(r.err, zk.ErrNoAuth) && n.role == roleRoot:
@@ -445,16 +446,17 @@ func (w *watch) touch(u *unit) {
 	}
 }
 
-// grown takes over new children.
-func (w *watch) grown(n *node) {
+// grown takes over the children of a node. Even if they are the same as before, one of them may have been deleted and created
+// again meanwhile, and be known as absent.
+func (w *watch) grown(n *node, same bool) {
 	switch n.role {
 	case roleRoot:
-		w.rootsOut = false
 		w.interfaces(n)
+		w.rootsOut = w.rootsOut && same
 	case roleInterface:
 		w.categories(n)
-		w.touch(n.unit)
-	case roleCategory:
+	}
+	if !same {
 		w.touch(n.unit)
 	}
 }
@@ -468,7 +470,7 @@ func (w *watch) interfaces(root *node) {
 		path := root.path + "/" + name
 		there[path] = true
 		if u := w.units[path]; u != nil {
-			if u.node.absent { // deleted and created again before anybody looked
+			if u.node.absent {
 				w.enqueue(u.node)
 			}
 			continue

@@ -531,7 +531,11 @@ func (c *conn) answer(xid, op int32, r *reader) bool {
 	reply := func(code int32) {
 		head := writer(nil)
 		head.int32(xid)
-		head.int64(s.zxid)
+		if op == OpAuth || op == OpPing {
+			head.int64(0)
+		} else {
+			head.int64(s.zxid)
+		}
 		head.int32(code)
 		if code == 0 {
 			head = append(head, w...)
