@@ -702,3 +702,34 @@ func BenchmarkFreeze10000(b *testing.B) {
 		m.freeze()
 	}
 }
+
+func TestTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, ManagerOptions{})
+		tried := make(chan error, 1)
+		var snap *model.Snapshot
+		try := func(ctx context.Context) {
+			got, err := Try(ctx, s.m.o.Kinds, Registry{Name: "a", Kind: "puppet"}, nil)
+			snap = got
+			tried <- err
+		}
+		go try(t.Context())
+		synctest.Wait()
+		s.say("a", Update{Groups: []model.Group{group("/x", "X", endpoint(1, 1))}})
+		s.say("a", Update{Groups: []model.Group{group("/y", "Y", endpoint(2, 1))}, Synced: true})
+		if err := <-tried; err != nil || len(snap.Services) != 2 || !snap.Complete {
+			t.Errorf("%s, %v", text(snap), err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		go try(ctx)
+		synctest.Wait()
+		s.say("a", Update{Err: errors.New("nobody there")})
+		if err := <-tried; !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "nobody there") {
+			t.Error(err)
+		}
+		if _, err := Try(t.Context(), s.m.o.Kinds, Registry{Name: "a", Kind: "none"}, nil); len(AsFaults(err)) != 1 {
+			t.Error(err)
+		}
+	})
+}
