@@ -70,3 +70,21 @@ type Policy interface {
 	// Done is called exactly once for each call that this policy admitted and that a later policy did not reject.
 	Done(now Nanos, c *Call, o Outcome)
 }
+
+// Hits is what a rule did since it was made. Whoever decides counts; the filter reports the differences as metrics.
+type Hits struct {
+	Admitted    uint64 // calls that the rule matched and let through
+	Rejected    uint64 // calls that it rejected
+	WouldReject uint64 // calls that it let through only because it observes
+}
+
+// Shared is a small store that all workers of one Envoy see: each worker runs the filter in a memory of its own, so a limit
+// that is to hold for all of them keeps its state here. Keys and values are copied; neither is retained.
+type Shared interface {
+	// Get appends the value of key to dst and returns the extended slice with the value's mark, which is not 0.
+	// ok is false where there is none, or where it cannot be read.
+	Get(dst, key []byte) (value []byte, mark uint32, ok bool)
+	// CompareAndSwap replaces the value of key if its mark is still mark, and tells whether it did. Where mark is 0 it sets
+	// the value whatever there is.
+	CompareAndSwap(key, value []byte, mark uint32) bool
+}

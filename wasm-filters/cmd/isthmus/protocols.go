@@ -1,0 +1,11 @@
+package main
+
+import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
+)
+
+// protocols are the codecs that the filter is built with, in the order of config.Protocols.
+var protocols = []filter.Protocol{
+	{Codec: bolt.Codec{}},
+}

@@ -1,0 +1,224 @@
+// Package filter follows the RPC connections that go through an Envoy: where each frame ends, which call it belongs to,
+// how long the call took and how it ended, and whether the rules let it through. It knows nothing of Envoy or Wasm: bytes,
+// time and configuration are handed in through Host and Buffer, decisions come out as changes to the Buffer.
+//
+// # What it does to the bytes
+//
+// Nothing, as long as no rule rejects. Where no intercepting rule can match a frame, its bytes go on at once, also in
+// the middle of a frame; the filter keeps a copy of what it still has to read. Only a frame that may have to be rejected
+// is held back until it can be decided, which is when it is complete or longer than Limits.MaxInspectBytes.
+//
+// A network filter cannot answer a request. So a rejected request is replaced, in place, by a heartbeat with its id
+// (Codec.AppendProbe), which the provider answers without calling the business code; that answer is replaced by the
+// protocol's error response (Codec.AppendReject) on its way back. A rejected one-way request is left out.
+//
+// # Memory
+//
+// A VM is used from one thread. In steady state nothing is allocated for a frame or a connection: connections, tables of calls in
+// flight and held bytes come from free lists, because the memory of a Wasm module never shrinks.
+package filter
+
+import (
+	"unsafe"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
+
+// Buffer is the data of one callback, as Envoy holds it. A buffer cannot be edited in its middle.
+type Buffer interface {
+	// CopyTo fills dst with the bytes from off on. The caller asks only for bytes that are there.
+	CopyTo(dst []byte, off int)
+	// Prepend puts b in front of the buffer. b is not retained.
+	Prepend(b []byte)
+	// Replace puts b in the place of the whole buffer. b is not retained.
+	Replace(b []byte)
+}
+
+// Metric is the host's handle of a metric.
+type Metric uint32
+
+// Level is the severity of a log line.
+type Level uint8
+
+// The levels that the filter uses.
+const (
+	LevelInfo Level = iota
+	LevelWarn
+	LevelError
+)
+
+// Host is what the filter needs of its surroundings, besides the bytes.
+type Host interface {
+	// Now returns a clock that never goes back and is the same for all workers.
+	Now() policy.Nanos
+	// Log writes one line. line is not retained.
+	Log(level Level, line []byte)
+	// Counter and Gauge return the handle of the metric called name, which is made if there is none. name is not
+	// retained.
+	Counter(name []byte) Metric
+	Gauge(name []byte) Metric
+	// Add adds delta to a counter or gauge. Workers share metrics.
+	Add(m Metric, delta int64)
+	// Set sets a gauge.
+	Set(m Metric, value uint64)
+	// Shared returns the store of all workers; nil means that this worker is alone.
+	Shared() policy.Shared
+}
+
+// Protocol is one entry of the table of protocols: a codec, and the names of the attachments that hold what its
+// frames do not have in their leading fields. Names are empty, or the list is nil, where Decode finds the value.
+type Protocol struct {
+	Codec protocol.Codec
+	// Group is the attachment that holds the service's group.
+	Group string
+	// Caller is the attachment that holds the calling application.
+	Caller string
+	// Timeout is the attachment that holds how long the caller waits, in milliseconds as decimal digits.
+	Timeout string
+}
+
+// late tells whether attachments have to be read to know all of a call.
+func (p *Protocol) late() bool { return p.Group != "" || p.Caller != "" }
+
+// Side names who sent some bytes of a connection.
+type Side uint8
+
+// The sides. Requests usually come from downstream and responses from upstream, but both protocols also call back.
+const (
+	Downstream Side = iota // from the client that opened the connection
+	Upstream               // from the server
+)
+
+// String returns "downstream" or "upstream".
+func (s Side) String() string {
+	if s == Upstream {
+		return "upstream"
+	}
+	return "downstream"
+}
+
+// Action is what is to become of the connection after a callback.
+type Action uint8
+
+// The actions.
+const (
+	Continue Action = iota // pass on what is in the buffer
+	Close                  // close the connection; the buffer has been emptied
+)
+
+// Bounds that no configuration moves.
+const (
+	// maxLabel is the longest label value, in bytes; longer ones are cut.
+	maxLabel = 200
+	// maxField is the longest name of which a route is remembered.
+	maxField = 512
+	// windowSize is how much of a callback's buffer is looked at at once.
+	windowSize = 64 << 10
+	// poolBytes bounds what each free list keeps.
+	poolBytes = 8 << 20
+	// sweepSlots bounds the slots of in-flight tables that one tick looks at.
+	sweepSlots = 64 << 10
+)
+
+// VM is the part that all plugins of one Wasm memory share.
+type VM struct {
+	host      Host
+	protocols []Protocol
+	runtimes  map[string]*Runtime
+	limiter   limiter
+
+	// Scratch, valid within one callback.
+	window     []byte
+	out        output
+	frame      protocol.Frame
+	known      known // of the request that frame describes; views
+	headRead   bool  // known is set
+	clock      policy.Nanos
+	ticked     bool // clock is set
+	call       policy.Call
+	attachment attachments
+	visit      func(k, v []byte) bool
+	line       []byte
+
+	conns  *Conn // free ones, linked by next
+	holds  pool[byte]
+	tables pool[call]
+}
+
+// New returns a VM that tries protocols in their order.
+func New(host Host, protocols []Protocol) *VM {
+	vm := &VM{host: host, protocols: protocols, runtimes: make(map[string]*Runtime), window: make([]byte, windowSize)}
+	vm.visit = vm.attachment.visit
+	vm.holds.min, vm.holds.size = 9, 1
+	vm.tables.min, vm.tables.size = 4, callSize
+	vm.limiter.init()
+	return vm
+}
+
+// now is the time of the callback; it asks the host only once.
+func (vm *VM) now() policy.Nanos {
+	if !vm.ticked {
+		vm.clock, vm.ticked = vm.host.Now(), true
+	}
+	return vm.clock
+}
+
+// view returns b as a string that is valid as long as b is not changed.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// attachments collects the values that a Protocol names, as views.
+type attachments struct {
+	p                      *Protocol
+	group, caller, timeout []byte
+	missing                int
+}
+
+func (a *attachments) reset(p *Protocol) {
+	*a = attachments{p: p}
+	for _, name := range [...]string{p.Group, p.Caller, p.Timeout} {
+		if name != "" {
+			a.missing++
+		}
+	}
+}
+
+// visit takes one attachment and tells whether more are wanted.
+func (a *attachments) visit(k, v []byte) bool {
+	var to *[]byte
+	switch string(k) {
+	case "":
+		return true
+	case a.p.Group:
+		to = &a.group
+	case a.p.Caller:
+		to = &a.caller
+	case a.p.Timeout:
+		to = &a.timeout
+	default:
+		return true
+	}
+	if *to == nil {
+		a.missing--
+	}
+	if v == nil {
+		v = k[:0]
+	}
+	*to = v
+	return a.missing > 0
+}
+
+// millis reads decimal digits; 0 for anything else.
+func millis(b []byte) uint32 {
+	if len(b) == 0 || len(b) > 9 {
+		return 0
+	}
+	var n uint32
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0
+		}
+		n = n*10 + uint32(c-'0')
+	}
+	return n
+}

@@ -1,0 +1,70 @@
+package filter
+
+import "github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+
+// A topic is a kind of log line, of which one a second is written.
+type topic uint8
+
+const (
+	topicFraming topic = iota
+	topicOversize
+	topicUntracked
+	topicInternal
+	topics
+)
+
+const logInterval = policy.Nanos(1_000_000_000)
+
+// A limiter keeps what many connections have to say to one line a second for each topic and worker.
+type limiter struct {
+	next       [topics]policy.Nanos
+	suppressed [topics]uint64
+}
+
+func (l *limiter) init() {
+	for i := range l.next {
+		l.next[i] = -1 << 62
+	}
+}
+
+// allow tells whether a line may be written now.
+func (l *limiter) allow(t topic, now policy.Nanos) bool {
+	if now < l.next[t] {
+		l.suppressed[t]++
+		return false
+	}
+	l.next[t] = now + logInterval
+	return true
+}
+
+// logFrame writes one line about a frame that begins with b. It says nothing of who is at the ends of the connection.
+func (vm *VM) logFrame(t topic, now policy.Nanos, what, system string, side Side, off uint64, b []byte, then string) {
+	if !vm.limiter.allow(t, now) {
+		return
+	}
+	l := append(vm.line[:0], "isthmus: "...)
+	l = append(l, what...)
+	l = append(l, "; protocol "...)
+	l = append(l, system...)
+	l = append(l, ", from "...)
+	l = append(l, side.String()...)
+	l = append(l, ", frame offset "...)
+	l = appendUint(l, off)
+	l = append(l, ", begins "...)
+	const digits = "0123456789abcdef"
+	for _, c := range b[:min(len(b), 16)] {
+		l = append(l, digits[c>>4], digits[c&15])
+	}
+	if then != "" {
+		l = append(l, "; "...)
+		l = append(l, then...)
+	}
+	if n := vm.limiter.suppressed[t]; n > 0 {
+		vm.limiter.suppressed[t] = 0
+		l = append(l, "; "...)
+		l = appendUint(l, n)
+		l = append(l, " more like this were not logged"...)
+	}
+	vm.line = l
+	vm.host.Log(LevelWarn, l)
+}

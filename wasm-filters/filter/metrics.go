@@ -1,0 +1,409 @@
+package filter
+
+import (
+	"strconv"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
+
+// The names of the metrics. Labels precede the name in the way that Istio's tag expressions take out again:
+// "rpc_service=.=demo.GreetService;.;isthmus_rpc_requests_total".
+const (
+	nameRequests    = "isthmus_rpc_requests_total"
+	nameBucket      = "isthmus_rpc_duration_milliseconds_bucket"
+	nameSum         = "isthmus_rpc_duration_milliseconds_sum"
+	nameCount       = "isthmus_rpc_duration_milliseconds_count"
+	nameInFlight    = "isthmus_rpc_in_flight"
+	nameConnections = "isthmus_filter_connections_total"
+	nameFrames      = "isthmus_filter_frames_total"
+	nameFaults      = "isthmus_filter_faults_total"
+	nameRuleHits    = "isthmus_rule_hits_total"
+	nameConfigInfo  = "isthmus_filter_config_info"
+	nameConfigBad   = "isthmus_filter_config_rejected"
+)
+
+// other is the value of a label beyond its bound.
+const other = "_other"
+
+// bounds are the upper bounds of the histogram's buckets; the last bucket has none. They follow Istio's and Envoy's own defaults
+// from 0.5 ms to 10 s, in which calls within a data centre and their usual timeouts lie.
+var bounds = [...]struct {
+	ns policy.Nanos
+	le string
+}{
+	{500_000, "0.5"}, {1_000_000, "1"}, {2_500_000, "2.5"}, {5_000_000, "5"}, {10_000_000, "10"}, {25_000_000, "25"}, {50_000_000, "50"},
+	{100_000_000, "100"}, {250_000_000, "250"}, {500_000_000, "500"}, {1_000_000_000, "1000"}, {2_500_000_000, "2500"},
+	{5_000_000_000, "5000"}, {10_000_000_000, "10000"},
+}
+
+const (
+	outcomes = int(protocol.OutcomeClosed) + 1
+	kindsN   = int(protocol.KindEvent) + 1
+)
+
+// undefined is a metric that the host does not know yet.
+const undefined = ^Metric(0)
+
+// A counter is a number that has grown since it was reported.
+type counter struct {
+	n  uint64 // not yet reported
+	id Metric
+}
+
+// series counts the calls with one combination of labels, by outcome.
+type series struct {
+	labels string
+	dirty  bool
+	by     [outcomes]counter
+	spill  *series // takes what may not become a metric of its own; nil if this one is always allowed
+}
+
+// timing is the histogram and the calls in flight of one method.
+type timing struct {
+	labels   string
+	dirty    bool
+	defined  bool
+	buckets  [len(bounds) + 1]uint64 // since the last report; not cumulative
+	nanos    uint64                  // since the last report, and what was less than a millisecond before
+	inFlight int64                   // change since the last report
+	ids      [len(bounds) + 1]Metric
+	sum      Metric
+	count    Metric
+	gauge    Metric
+}
+
+// observe adds one duration.
+func (t *timing) observe(d policy.Nanos) {
+	i := 0
+	for i < len(bounds) && d > bounds[i].ns {
+		i++
+	}
+	t.buckets[i]++
+	t.nanos += uint64(max(d, 0))
+}
+
+// fault is a reason for which the filter could not do all of its work on some bytes.
+type fault uint8
+
+const (
+	faultSerialization fault = iota // of a request: opaque
+	faultMalformed                  // of a request
+	faultTooDeep                    // of a request
+	faultHead                       // leading fields longer than MaxInspectBytes
+	faultOversize                   // frame longer than MaxFrameBytes
+	faultFraming                    // lost
+	faultUntracked                  // MaxInFlight reached
+	faultReuse                      // id of a call still in flight
+	faultUnknown                    // response to no call in flight
+	faultAttachments                // could not be read
+	faultInternal                   // a defect of the filter's own
+	faults
+)
+
+var faultNames = [faults]string{
+	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
+	"attachments", "internal",
+}
+
+// metrics are those of one runtime.
+type metrics struct {
+	host     Host
+	dir      policy.Direction
+	limits   config.Metrics
+	services map[string]struct{}
+	methods  map[string]struct{}
+	callers  map[string]struct{}
+	series   map[string]*series
+	timings  map[string]*timing
+	metrics  uint32 // of series, that the host has
+	changed  []*series
+	timed    []*timing
+
+	frames      [][kindsN]counter
+	faults      [][faults]counter // the last one is of connections whose protocol is not known
+	connections []counter         // the same
+	opaque      map[string]*counter
+	name        []byte
+}
+
+func (m *metrics) init(host Host, dir policy.Direction, protocols []Protocol) {
+	m.host, m.dir = host, dir
+	m.services, m.methods, m.callers = make(map[string]struct{}), make(map[string]struct{}), make(map[string]struct{})
+	m.series, m.timings = make(map[string]*series), make(map[string]*timing)
+	m.frames = make([][kindsN]counter, len(protocols))
+	m.faults = make([][faults]counter, len(protocols)+1)
+	m.connections = make([]counter, len(protocols))
+	m.opaque = make(map[string]*counter)
+	for i := range m.frames {
+		for j := range m.frames[i] {
+			m.frames[i][j].id = undefined
+		}
+		m.connections[i].id = undefined
+	}
+	for i := range m.faults {
+		for j := range m.faults[i] {
+			m.faults[i][j].id = undefined
+		}
+	}
+}
+
+// count adds n calls to s.
+func (m *metrics) count(s *series, o protocol.Outcome, n uint64) {
+	s.by[o].n += n
+	if !s.dirty {
+		s.dirty = true
+		m.changed = append(m.changed, s)
+	}
+}
+
+func (m *metrics) touch(t *timing) {
+	if !t.dirty {
+		t.dirty = true
+		m.timed = append(m.timed, t)
+	}
+}
+
+// appendLabel appends one label. An empty value is left out: to Prometheus that is the same.
+func appendLabel[V []byte | string](dst []byte, name string, value V) []byte {
+	if len(value) == 0 {
+		return dst
+	}
+	dst = append(dst, name...)
+	dst = append(dst, "=.="...)
+	for i := range min(len(value), maxLabel) {
+		c := value[i]
+		// '=' and ';' delimit, ':' is replaced by Envoy, quotes and backslashes would need escaping on Prometheus' page.
+		if c <= ' ' || c > '~' || c == '=' || c == ';' || c == ':' || c == '"' || c == '\\' {
+			c = '_'
+		}
+		dst = append(dst, c)
+	}
+	return append(dst, ";.;"...)
+}
+
+// admit returns v if it is in set or may join it.
+func admit(set map[string]struct{}, limit uint32, v []byte) []byte {
+	if len(v) == 0 {
+		return nil
+	}
+	if len(v) > maxLabel {
+		v = v[:maxLabel]
+	}
+	if _, ok := set[string(v)]; ok {
+		return v
+	}
+	if uint32(len(set)) >= limit {
+		return otherValue
+	}
+	set[string(v)] = struct{}{}
+	return v
+}
+
+var otherValue = []byte(other)
+
+// forRoute returns the series and the timing of the calls that k describes.
+func (m *metrics) forRoute(system string, dir policy.Direction, k *known) (*series, *timing) {
+	service := admit(m.services, m.limits.MaxServices, k.service)
+	method := otherValue
+	if string(service) != other {
+		// Methods are told apart by their service.
+		m.name = append(append(append(m.name[:0], service...), 0), k.method...)
+		method = k.method
+		if _, ok := m.methods[string(m.name)]; !ok && len(k.method) > 0 {
+			if uint32(len(m.methods)) >= m.limits.MaxMethods {
+				method = otherValue
+			} else {
+				m.methods[string(m.name)] = struct{}{}
+			}
+		}
+	}
+	caller := admit(m.callers, m.limits.MaxCallers, k.caller)
+
+	b := m.head(m.name[:0], system, dir)
+	b = appendLabel(b, config.TagService, service)
+	b = appendLabel(b, config.TagMethod, method)
+	t := m.timings[string(b)]
+	if t == nil {
+		t = &timing{labels: string(b)}
+		m.timings[t.labels] = t
+	}
+	b = appendLabel(b, config.TagVersion, k.version)
+	b = appendLabel(b, config.TagGroup, k.group)
+	b = appendLabel(b, config.TagCaller, caller)
+	m.name = b
+	if s := m.series[string(b)]; s != nil {
+		return s, t
+	}
+	if uint32(len(m.series)) >= m.limits.MaxSeries {
+		return m.spill(system, dir), t
+	}
+	s := m.newSeries(string(b))
+	s.spill = m.spill(system, dir)
+	return s, t
+}
+
+// head appends the labels that every metric of a call has.
+func (m *metrics) head(b []byte, system string, dir policy.Direction) []byte {
+	b = appendLabel(b, config.TagDirection, dir.String())
+	return appendLabel(b, config.TagSystem, system)
+}
+
+// spill returns the series of all calls beyond the bounds.
+func (m *metrics) spill(system string, dir policy.Direction) *series {
+	b := m.head(make([]byte, 0, 128), system, dir)
+	b = appendLabel(b, config.TagService, other)
+	b = appendLabel(b, config.TagMethod, other)
+	b = appendLabel(b, config.TagCaller, other)
+	if s := m.series[string(b)]; s != nil {
+		return s
+	}
+	return m.newSeries(string(b))
+}
+
+func (m *metrics) newSeries(labels string) *series {
+	s := &series{labels: labels}
+	for i := range s.by {
+		s.by[i].id = undefined
+	}
+	m.series[labels] = s
+	return s
+}
+
+// opaqueConnection counts a connection whose bytes are not read, by what they seem to be.
+func (m *metrics) opaqueConnection(what string) {
+	c := m.opaque[what]
+	if c == nil {
+		c = &counter{id: undefined}
+		m.opaque[what] = c
+	}
+	c.n++
+}
+
+// report brings one counter to the host.
+func (m *metrics) report(c *counter, define func(b []byte) []byte) {
+	if c.n == 0 {
+		return
+	}
+	if c.id == undefined {
+		m.name = define(m.name[:0])
+		c.id = m.host.Counter(m.name)
+	}
+	m.host.Add(c.id, int64(c.n))
+	c.n = 0
+}
+
+// flush brings everything that changed to the host.
+func (m *metrics) flush(protocols []Protocol) {
+	// A series may spill into another one, which then joins the list.
+	for i := 0; i < len(m.changed); i++ {
+		s := m.changed[i]
+		s.dirty = false
+		for o := range s.by {
+			c := &s.by[o]
+			if c.n == 0 {
+				continue
+			}
+			if c.id == undefined {
+				if s.spill != nil && m.metrics >= m.limits.MaxSeries {
+					m.count(s.spill, protocol.Outcome(o), c.n)
+					c.n = 0
+					continue
+				}
+				m.metrics++
+				m.name = append(m.name[:0], s.labels...)
+				m.name = appendLabel(m.name, config.TagOutcome, protocol.Outcome(o).String())
+				m.name = append(m.name, nameRequests...)
+				c.id = m.host.Counter(m.name)
+			}
+			m.host.Add(c.id, int64(c.n))
+			c.n = 0
+		}
+	}
+	m.changed = m.changed[:0]
+	for _, t := range m.timed {
+		t.dirty = false
+		m.flushTiming(t)
+	}
+	m.timed = m.timed[:0]
+	for p := range protocols {
+		system := protocols[p].Codec.Name()
+		m.report(&m.connections[p], func(b []byte) []byte {
+			return append(m.head(b, system, m.dir), nameConnections...)
+		})
+		for k := range m.frames[p] {
+			m.report(&m.frames[p][k], func(b []byte) []byte {
+				b = appendLabel(m.head(b, system, m.dir), config.TagKind, kindName(protocol.Kind(k)))
+				return append(b, nameFrames...)
+			})
+		}
+	}
+	for p := range m.faults {
+		system := ""
+		if p < len(protocols) {
+			system = protocols[p].Codec.Name()
+		}
+		for f := range m.faults[p] {
+			m.report(&m.faults[p][f], func(b []byte) []byte {
+				b = appendLabel(m.head(b, system, m.dir), config.TagReason, faultNames[f])
+				return append(b, nameFaults...)
+			})
+		}
+	}
+	for what, c := range m.opaque {
+		m.report(c, func(b []byte) []byte {
+			return append(m.head(b, what, m.dir), nameConnections...)
+		})
+	}
+}
+
+// kindName tells a heartbeat from its answer, which Kind.String does not.
+func kindName(k protocol.Kind) string {
+	if k == protocol.KindHeartbeatAck {
+		return "heartbeat_ack"
+	}
+	return k.String()
+}
+
+// flushTiming reports t. Buckets are cumulative, as Prometheus wants them: what fell into one counts in all above it.
+func (m *metrics) flushTiming(t *timing) {
+	if !t.defined {
+		t.defined = true
+		metric := func(name string) []byte {
+			m.name = append(append(m.name[:0], t.labels...), name...)
+			return m.name
+		}
+		for i := range t.ids {
+			le := "+Inf"
+			if i < len(bounds) {
+				le = bounds[i].le
+			}
+			m.name = appendLabel(append(m.name[:0], t.labels...), config.TagLE, le)
+			t.ids[i] = m.host.Counter(append(m.name, nameBucket...))
+		}
+		t.sum, t.count, t.gauge = m.host.Counter(metric(nameSum)), m.host.Counter(metric(nameCount)), m.host.Gauge(metric(nameInFlight))
+	}
+	var total uint64
+	for i := range t.buckets {
+		total += t.buckets[i]
+		t.buckets[i] = 0
+		if total > 0 {
+			m.host.Add(t.ids[i], int64(total))
+		}
+	}
+	if total > 0 {
+		m.host.Add(t.count, int64(total))
+	}
+	if ms := t.nanos / 1_000_000; ms > 0 {
+		m.host.Add(t.sum, int64(ms))
+		t.nanos -= ms * 1_000_000
+	}
+	if t.inFlight != 0 {
+		m.host.Add(t.gauge, t.inFlight)
+		t.inFlight = 0
+	}
+}
+
+// appendUint appends a decimal number.
+func appendUint(dst []byte, n uint64) []byte { return strconv.AppendUint(dst, n, 10) }

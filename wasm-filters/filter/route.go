@@ -1,0 +1,179 @@
+package filter
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// A route is all calls that no rule and no metric tells apart: what is looked up once for each call.
+type route struct {
+	hash     uint64
+	protocol int
+	dir      policy.Direction
+	service  string
+	version  string
+	group    string
+	method   string
+	caller   string
+
+	series *series
+	timing *timing
+	chain  *chain // nil: no rule matches
+	epoch  uint32 // of the ruleset that chain comes from
+}
+
+// is tells whether r is the route of the calls that k describes.
+func (r *route) is(protocol int, dir policy.Direction, k *known) bool {
+	return r.protocol == protocol && r.dir == dir && r.method == string(k.method) && r.service == string(k.service) &&
+		r.caller == string(k.caller) && r.version == string(k.version) && r.group == string(k.group)
+}
+
+// routes is a hash table of routes: open addressing, linear probing, nothing is ever removed.
+type routes struct {
+	slots []*route
+	n     int
+}
+
+// Two constants of wyhash.
+const (
+	mix1 = 0xa0761d6478bd642f
+	mix2 = 0xe7037ed1a0b428db
+)
+
+// mix folds b into h, eight bytes at a time.
+func mix(h uint64, b []byte) uint64 {
+	h ^= uint64(len(b)) * mix2
+	for len(b) >= 8 {
+		hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(b), mix1)
+		h = hi ^ lo
+		b = b[8:]
+	}
+	if len(b) > 0 {
+		var v uint64
+		for i, c := range b {
+			v |= uint64(c) << (8 * i)
+		}
+		hi, lo := bits.Mul64(h^v, mix2)
+		h = hi ^ lo
+	}
+	return h
+}
+
+// hash hashes all that tells routes apart. seed is random, so that a client cannot choose names that collide.
+func hash(seed uint64, protocol int, dir policy.Direction, k *known) uint64 {
+	h := seed ^ uint64(protocol)<<8 ^ uint64(dir)
+	h = mix(h, k.service)
+	h = mix(h, k.method)
+	h = mix(h, k.version)
+	h = mix(h, k.group)
+	h = mix(h, k.caller)
+	hi, lo := bits.Mul64(h^mix1, mix2)
+	return hi ^ lo
+}
+
+func (t *routes) find(h uint64, protocol int, dir policy.Direction, k *known) *route {
+	if t.n == 0 {
+		return nil
+	}
+	mask := len(t.slots) - 1
+	for i := int(h) & mask; ; i = (i + 1) & mask {
+		r := t.slots[i]
+		if r == nil || r.hash == h && r.is(protocol, dir, k) {
+			return r
+		}
+	}
+}
+
+func (t *routes) add(r *route) {
+	if 2*(t.n+1) > len(t.slots) {
+		old := t.slots
+		t.slots = make([]*route, max(64, 2*len(old)))
+		for _, o := range old {
+			if o != nil {
+				t.place(o)
+			}
+		}
+	}
+	t.place(r)
+	t.n++
+}
+
+func (t *routes) place(r *route) {
+	mask := len(t.slots) - 1
+	i := int(r.hash) & mask
+	for t.slots[i] != nil {
+		i = (i + 1) & mask
+	}
+	t.slots[i] = r
+}
+
+// routesFor is how many routes may be remembered for each series that may be: several callers beyond their bound share a
+// series, but not their rules.
+const routesFor = 4
+
+// route returns the route of a call. Where no more can be remembered it is a scratch one, which is valid until the next call;
+// shared tells that.
+func (rt *Runtime) route(protocol int, dir policy.Direction, k *known) (r *route, shared bool) {
+	h := hash(rt.seed, protocol, dir, k)
+	r = rt.routes.find(h, protocol, dir, k)
+	if r == nil {
+		if rt.routes.n >= routesFor*int(rt.metrics.limits.MaxSeries) || len(k.service) > maxField || len(k.method) > maxField ||
+			len(k.version) > maxField || len(k.group) > maxField || len(k.caller) > maxField {
+			return rt.overflow(protocol, dir, k), true
+		}
+		r = &route{hash: h, protocol: protocol, dir: dir, service: string(k.service), version: string(k.version), group: string(k.group),
+			method: string(k.method), caller: string(k.caller)}
+		r.series, r.timing = rt.metrics.forRoute(rt.vm.protocols[protocol].Codec.Name(), dir, k)
+		r.chain, r.epoch = rt.chain(dir, k), rt.epoch
+		rt.routes.add(r)
+		return r, false
+	}
+	if r.epoch != rt.epoch {
+		r.chain, r.epoch = rt.chain(dir, k), rt.epoch
+	}
+	return r, false
+}
+
+// overflow returns a route that is not remembered.
+func (rt *Runtime) overflow(protocol int, dir policy.Direction, k *known) *route {
+	if rt.beyond == nil {
+		rt.beyond = make([][3]*route, len(rt.vm.protocols))
+	}
+	r := rt.beyond[protocol][dir]
+	if r == nil {
+		r = &route{protocol: protocol, dir: dir}
+		all := known{service: otherValue, method: otherValue, caller: otherValue}
+		system := rt.vm.protocols[protocol].Codec.Name()
+		r.series = rt.metrics.spill(system, dir)
+		_, r.timing = rt.metrics.forRoute(system, dir, &all)
+		rt.beyond[protocol][dir] = r
+	}
+	r.chain = rt.chain(dir, k)
+	return r
+}
+
+// chain makes the policies of all rules that match a call; nil where none does. It allocates, unless there is none: once for each route
+// and configuration, and, where routes can no longer be remembered, for each call that a rule matches.
+func (rt *Runtime) chain(dir policy.Direction, k *known) *chain {
+	if dir != rt.dir {
+		return nil // calls against the connection's direction are metered only
+	}
+	rs := rt.rules
+	rt.matched = rs.matching(rt.matched[:0], k)
+	if len(rt.matched) == 0 {
+		return nil
+	}
+	c := new(chain)
+	for i := 0; i < len(rt.matched); {
+		kind := rs.specs[rt.matched[i]].kind
+		var states []governor
+		for ; i < len(rt.matched) && rs.specs[rt.matched[i]].kind == kind; i++ {
+			states = append(states, rt.states[rt.matched[i]].governor)
+		}
+		c.policies = append(c.policies, kinds[kind].join(states))
+		c.done = c.done || kinds[kind].done
+	}
+	return c
+}

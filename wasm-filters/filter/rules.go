@@ -1,0 +1,179 @@
+package filter
+
+import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/ratelimit"
+)
+
+// A governor is the state of one rule.
+type governor interface {
+	Name() string
+	Hits() *policy.Hits
+}
+
+// A spec is one rule of a configuration, of whatever kind.
+type spec struct {
+	kind    int
+	index   int // in its list in the configuration
+	name    string
+	target  *config.Target
+	dir     policy.Direction // DirectionUnknown: both
+	observe bool
+}
+
+// A kind is a kind of rules.
+type kind struct {
+	// specs appends the enabled rules of this kind.
+	specs func(dst []spec, p *config.Plugin) []spec
+	// renew returns the state for a rule. old is the state of the rule of the same name before, or nil: where the parameters
+	// are the same it goes on.
+	renew func(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor
+	// join makes one policy of the states of all rules of this kind that match the same calls.
+	join func(states []governor) policy.Policy
+	// done says that the policies want to know how a call ended.
+	done bool
+}
+
+// kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
+// another kind rejects costs nothing.
+var kinds = []kind{
+	{specs: throttleSpecs, renew: renewThrottle, join: joinThrottle},
+}
+
+func throttleSpecs(dst []spec, p *config.Plugin) []spec {
+	for i := range p.Throttle {
+		if t := &p.Throttle[i]; !t.Disabled {
+			dst = append(dst, spec{index: i, name: t.Name, target: &t.Target, observe: t.Mode == config.ModeObserve})
+		}
+	}
+	return dst
+}
+
+func renewThrottle(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	t := &p.Throttle[s.index]
+	params := ratelimit.Params{Threshold: t.Threshold, Interval: policy.Nanos(t.IntervalMillis) * 1_000_000, Burst: t.Burst}
+	if r, ok := old.(*ratelimit.Rule); ok && r.Params() == params {
+		r.SetObserve(s.observe)
+		return r
+	}
+	return ratelimit.New(s.name, params, s.observe, shared, scope)
+}
+
+func joinThrottle(states []governor) policy.Policy {
+	set := make(ratelimit.Set, len(states))
+	for i, s := range states {
+		set[i] = s.(*ratelimit.Rule)
+	}
+	return set
+}
+
+// A ruleset is a configuration, made ready for use.
+type ruleset struct {
+	conf      config.Plugin // with its defaults
+	protocols []int         // indices into VM.protocols, in the order in which they are tried
+	specs     []spec        // of the rules that concern this application, ordered by kind
+	exact     map[string][]int
+	rest      []int // rules that name no service exactly
+	intercept bool  // some rule of the plugin's direction may reject
+}
+
+// compile makes conf, which has no faults, ready. It keeps only the rules for this direction and application.
+func (vm *VM) compile(conf *config.Plugin, dir policy.Direction, app string) (*ruleset, config.Faults) {
+	rs := &ruleset{conf: conf.WithDefaults(), exact: make(map[string][]int)}
+	var faults config.Faults
+	for _, name := range rs.conf.Protocols {
+		found := false
+		for i := range vm.protocols {
+			if vm.protocols[i].Codec.Name() == name {
+				rs.protocols = append(rs.protocols, i)
+				found = true
+			}
+		}
+		if !found && len(conf.Protocols) > 0 {
+			faults = append(faults, config.Fault{Path: "protocols", Message: name + " is not built in"})
+		}
+	}
+	for k := range kinds {
+		from := len(rs.specs)
+		all := kinds[k].specs(rs.specs, &rs.conf)
+		rs.specs = rs.specs[:from]
+		for _, s := range all[from:] {
+			s.kind = k
+			switch s.target.Direction {
+			case "client":
+				s.dir = policy.DirectionClient
+			case "server":
+				s.dir = policy.DirectionServer
+			}
+			if s.dir != policy.DirectionUnknown && s.dir != dir || !s.target.Application.Matches([]byte(app)) {
+				continue
+			}
+			rs.intercept = rs.intercept || !s.observe
+			rs.specs = append(rs.specs, s)
+		}
+	}
+	for i := range rs.specs {
+		if service := rs.specs[i].target.Service.Exact; service != "" {
+			rs.exact[service] = append(rs.exact[service], i)
+		} else {
+			rs.rest = append(rs.rest, i)
+		}
+	}
+	return rs, faults
+}
+
+// known is what is known of a call that is matched against rules.
+type known struct{ service, version, group, method, caller []byte }
+
+// head tells whether s can match a call whose service, version and method are k's.
+func (s *spec) head(k *known) bool {
+	t := s.target
+	return t.Service.Matches(k.service) && t.Method.Matches(k.method) && t.Version.Matches(k.version)
+}
+
+// matches tells whether s matches the call.
+func (s *spec) matches(k *known) bool {
+	return s.head(k) && s.target.Group.Matches(k.group) && s.target.Caller.Matches(k.caller)
+}
+
+// mayReject tells whether some rule may reject a call of which only service, version and method are known.
+func (rs *ruleset) mayReject(k *known) bool {
+	if !rs.intercept {
+		return false
+	}
+	for _, i := range rs.exact[string(k.service)] {
+		if s := &rs.specs[i]; !s.observe && s.head(k) {
+			return true
+		}
+	}
+	for _, i := range rs.rest {
+		if s := &rs.specs[i]; !s.observe && s.head(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// select appends the indices of the rules that match the call, ascending.
+func (rs *ruleset) matching(dst []int, k *known) []int {
+	a, b := rs.exact[string(k.service)], rs.rest
+	for len(a)+len(b) > 0 {
+		var i int
+		if len(b) == 0 || len(a) > 0 && a[0] < b[0] {
+			i, a = a[0], a[1:]
+		} else {
+			i, b = b[0], b[1:]
+		}
+		if rs.specs[i].matches(k) {
+			dst = append(dst, i)
+		}
+	}
+	return dst
+}
+
+// A chain is the policies for the calls of one route, in the order in which they decide.
+type chain struct {
+	policies []policy.Policy
+	done     bool // some of them want to know how a call ended
+}

@@ -1,0 +1,289 @@
+package filter
+
+import (
+	"hash/maphash"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
+
+// Identity tells plugins apart. A plugin whose configuration changes keeps its identity.
+type Identity struct {
+	Name      string           // of the plugin, in Envoy's configuration
+	Root      string           // root_id
+	Direction policy.Direction // of its listeners
+}
+
+func (id Identity) key() string { return id.Name + "\x00" + id.Root + "\x00" + id.Direction.String() }
+
+// Runtime is a plugin as it lives on while Envoy replaces its configuration: connections, metrics, and the state of
+// rules that stay the same.
+//
+// Envoy makes a new plugin context for every new configuration; connections that are open stay with the old one. They are to obey
+// the new rules all the same, so all contexts of one identity share a Runtime.
+type Runtime struct {
+	vm   *VM
+	key  string
+	dir  policy.Direction
+	refs int // plugin contexts
+
+	rules  *ruleset
+	epoch  uint32 // changes with rules
+	states []state
+
+	seed    uint64
+	routes  routes
+	beyond  [][3]*route // by protocol and direction
+	matched []int       // scratch
+
+	metrics  metrics
+	info     Metric // config_info of the current generation
+	bad      Metric // config_rejected
+	rejected bool   // the last configuration offered was not good
+
+	conns   *Conn // all open ones, linked by next and prev
+	cursor  *Conn // where the sweep goes on
+	slot    int   // in the in-flight tables of cursor
+	flushed policy.Nanos
+}
+
+// A state is a rule's, together with what was reported of it.
+type state struct {
+	governor
+	reported policy.Hits
+	ids      [3]Metric // admit, reject, would_reject
+}
+
+// Plugin is one plugin context: a configuration that Envoy handed in.
+type Plugin struct {
+	rt    *Runtime
+	rules *ruleset // nil: the configuration was not good
+}
+
+// Configure takes a plugin's configuration and puts it to use, for open connections too. app is the application that the
+// workload belongs to, "" if it is not known.
+//
+// A configuration with faults changes nothing: the one before stays in force, and where there is none, the zero
+// configuration, which meters and rejects nothing. So a mistake never cuts a connection; it shows in the log, in the metric
+// isthmus_filter_config_rejected, and in the generation that isthmus_filter_config_info goes on to show.
+func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.Faults) {
+	key := id.key()
+	rt := vm.runtimes[key]
+	if rt == nil {
+		rt = &Runtime{vm: vm, key: key, dir: id.Direction, info: undefined, bad: undefined}
+		rt.seed = maphash.String(maphash.MakeSeed(), key)
+		rt.metrics.init(vm.host, id.Direction, vm.protocols)
+		vm.runtimes[key] = rt
+	}
+	rt.refs++
+	p := &Plugin{rt: rt}
+	conf, faults := config.Decode(data)
+	if len(faults) == 0 {
+		p.rules, faults = vm.compile(conf, id.Direction, app)
+	}
+	if len(faults) > 0 {
+		p.rules = nil
+		rt.rejected = true
+		vm.logFaults(id.Name, faults, rt.rules != nil)
+		if rt.rules == nil {
+			zero, _ := vm.compile(&config.Plugin{}, id.Direction, app)
+			rt.use(zero)
+		}
+		return p, faults
+	}
+	rt.rejected = false
+	rt.use(p.rules)
+	return p, nil
+}
+
+func (vm *VM) logFaults(name string, faults config.Faults, running bool) {
+	for _, f := range faults {
+		l := append(vm.line[:0], "isthmus: configuration of "...)
+		l = append(l, name...)
+		l = append(l, ": "...)
+		l = append(l, f.String()...)
+		vm.line = l
+		vm.host.Log(LevelError, l)
+	}
+	then := "isthmus: configuration not used; calls are metered, no rule is in force"
+	if running {
+		then = "isthmus: configuration not used; the one before stays in force"
+	}
+	vm.host.Log(LevelError, append(vm.line[:0], then...))
+}
+
+// use puts a ruleset in force.
+func (rt *Runtime) use(rs *ruleset) {
+	if rt.rules == rs {
+		return
+	}
+	rt.reportRules()
+	old := make(map[string]state, len(rt.states))
+	for _, s := range rt.states {
+		old[s.Name()] = s
+	}
+	shared := rt.vm.host.Shared()
+	rt.states = make([]state, len(rs.specs))
+	for i := range rs.specs {
+		s := &rs.specs[i]
+		before, ok := old[s.name]
+		g := kinds[s.kind].renew(&rs.conf, s, before.governor, shared, rt.key)
+		switch {
+		case ok && before.governor == g:
+			rt.states[i] = before
+		case ok:
+			rt.states[i] = state{governor: g, ids: before.ids}
+		default:
+			rt.states[i] = state{governor: g, ids: [3]Metric{undefined, undefined, undefined}}
+		}
+	}
+	if rt.rules != nil && rt.rules.conf.Generation != rs.conf.Generation && rt.info != undefined {
+		rt.vm.host.Set(rt.info, 0)
+		rt.info = undefined
+	}
+	rt.rules = rs
+	rt.epoch++
+	rt.metrics.limits = rs.conf.Metrics
+}
+
+// NewConn begins a connection. now is the time of its first callback.
+func (p *Plugin) NewConn() *Conn {
+	rt := p.rt
+	if p.rules != nil && p.rules != rt.rules {
+		// Envoy does not configure a plugin again when it goes back to a configuration that is still in use by open
+		// connections. A new connection under it tells that it is the current one.
+		rt.use(p.rules)
+	}
+	vm := rt.vm
+	c := vm.conns
+	if c == nil {
+		c = new(Conn)
+	} else {
+		vm.conns = c.next
+		*c = Conn{}
+	}
+	c.rt, c.protocol = rt, -1
+	c.next = rt.conns
+	if c.next != nil {
+		c.next.prev = c
+	}
+	rt.conns = c
+	return c
+}
+
+// Done ends the plugin context. Connections that are still open keep the Runtime.
+func (p *Plugin) Done() {
+	rt := p.rt
+	rt.flush()
+	if rt.refs--; rt.refs == 0 && rt.conns == nil {
+		rt.close()
+	}
+}
+
+// close forgets the runtime, of which no context and no connection is left.
+func (rt *Runtime) close() {
+	rt.flush()
+	if rt.info != undefined {
+		rt.vm.host.Set(rt.info, 0)
+	}
+	delete(rt.vm.runtimes, rt.key)
+}
+
+// Tick does what is due each second: it gives up calls that never returned and brings the metrics to the host. It may be
+// called more often, and by several contexts of one identity.
+func (p *Plugin) Tick() {
+	rt := p.rt
+	now := rt.vm.host.Now()
+	if now < rt.flushed {
+		return
+	}
+	rt.flushed = now + 900_000_000
+	rt.sweep(now)
+	rt.flush()
+}
+
+// sweep gives up calls whose time is over, a bounded number of slots at a time.
+func (rt *Runtime) sweep(now policy.Nanos) {
+	budget := sweepSlots
+	if rt.cursor == nil {
+		rt.cursor, rt.slot = rt.conns, 0
+	}
+	for ; rt.cursor != nil; rt.cursor, rt.slot = rt.cursor.next, 0 {
+		c := rt.cursor
+		base := 0
+		for side := range c.inFlight {
+			t := &c.inFlight[side]
+			for i := max(rt.slot-base, 0); t.n > 0 && i < len(t.slots); {
+				if budget == 0 {
+					rt.slot = base + i
+					return
+				}
+				budget--
+				if s := &t.slots[i]; s.route != nil && s.deadline <= now {
+					c.finish(Side(side), i, protocol.OutcomeNoResponse, now)
+					continue // another call may have moved here
+				}
+				i++
+			}
+			base += len(t.slots)
+		}
+		if budget == 0 {
+			return
+		}
+		budget--
+	}
+}
+
+// flush brings metrics to the host.
+func (rt *Runtime) flush() {
+	rt.metrics.flush(rt.vm.protocols)
+	rt.reportRules()
+	host := rt.vm.host
+	if rt.info == undefined {
+		b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
+		b = appendLabel(b, config.TagRevision, rt.rules.conf.Generation)
+		rt.vm.line = append(b, nameConfigInfo...)
+		rt.info = host.Gauge(rt.vm.line)
+	}
+	host.Set(rt.info, 1)
+	if rt.rejected || rt.bad != undefined {
+		if rt.bad == undefined {
+			b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
+			rt.vm.line = append(b, nameConfigBad...)
+			rt.bad = host.Gauge(rt.vm.line)
+		}
+		var v uint64
+		if rt.rejected {
+			v = 1
+		}
+		host.Set(rt.bad, v)
+	}
+}
+
+var ruleActions = [3]string{"admit", "reject", "would_reject"}
+
+// reportRules brings what the rules did to the host.
+func (rt *Runtime) reportRules() {
+	for i := range rt.states {
+		s := &rt.states[i]
+		h := *s.Hits()
+		if h == s.reported {
+			continue
+		}
+		for a, delta := range [3]uint64{h.Admitted - s.reported.Admitted, h.Rejected - s.reported.Rejected, h.WouldReject - s.reported.WouldReject} {
+			if delta == 0 {
+				continue
+			}
+			if s.ids[a] == undefined {
+				b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
+				b = appendLabel(b, config.TagRule, s.Name())
+				b = appendLabel(b, config.TagAction, ruleActions[a])
+				rt.vm.line = append(b, nameRuleHits...)
+				s.ids[a] = rt.vm.host.Counter(rt.vm.line)
+			}
+			rt.vm.host.Add(s.ids[a], int64(delta))
+		}
+		s.reported = h
+	}
+}

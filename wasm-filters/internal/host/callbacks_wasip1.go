@@ -1,0 +1,145 @@
+package host
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// tickMillis is how often metrics are reported and calls are given up.
+const tickMillis = 1000
+
+var (
+	vm      *filter.VM
+	plugins = make(map[uint32]*filter.Plugin)
+	conns   = make(map[uint32]*filter.Conn)
+	data    buffer
+)
+
+// Serve makes a VM that tries protocols in their order. It belongs into an init function.
+func Serve(protocols []filter.Protocol) { vm = filter.New(host{}, protocols) }
+
+//go:wasmexport proxy_abi_version_0_2_1
+func abiVersion() {}
+
+//go:wasmexport proxy_on_vm_start
+func onVMStart(_, _ uint32) uint32 { return 1 }
+
+//go:wasmexport proxy_on_context_create
+func onContextCreate(id, parent uint32) {
+	if parent == 0 {
+		return // a plugin: see onConfigure
+	}
+	if p := plugins[parent]; p != nil {
+		conns[id] = p.NewConn()
+	}
+}
+
+// onConfigure always accepts: Envoy would close every connection on account of a typing error in a rule. What the filter
+// does instead is with filter.VM.Configure.
+//
+//go:wasmexport proxy_on_configure
+func onConfigure(id, size uint32) uint32 {
+	var conf []byte
+	if size > 0 {
+		target = nil
+		conf, _ = result(proxyGetBufferBytes(bufferPluginConf, 0, size, unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	}
+	identity := filter.Identity{
+		Name: string(property("plugin_name")),
+		Root: string(property("plugin_root_id")),
+	}
+	if d := property("listener_direction"); len(d) == 8 {
+		switch binary.LittleEndian.Uint64(d) {
+		case 1: // envoy.config.core.v3.TrafficDirection.INBOUND
+			identity.Direction = policy.DirectionServer
+		case 2: // OUTBOUND
+			identity.Direction = policy.DirectionClient
+		}
+	}
+	p, _ := vm.Configure(identity, application(), conf)
+	plugins[id] = p
+	proxySetTickPeriod(tickMillis)
+	return 1
+}
+
+// application is the workload's: its label "app", the one that Kubernetes recommends, or the workload's name.
+func application() string {
+	for _, path := range [][]string{
+		{"node", "metadata", "LABELS", "app"},
+		{"node", "metadata", "LABELS", "app.kubernetes.io/name"},
+		{"node", "metadata", "WORKLOAD_NAME"},
+	} {
+		if v := property(path...); len(v) > 0 {
+			return string(v)
+		}
+	}
+	return ""
+}
+
+//go:wasmexport proxy_on_tick
+func onTick(id uint32) {
+	if p := plugins[id]; p != nil {
+		p.Tick()
+	}
+}
+
+//go:wasmexport proxy_on_new_connection
+func onNewConnection(_ uint32) uint32 { return actionContinue }
+
+//go:wasmexport proxy_on_downstream_data
+func onDownstreamData(id, size, end uint32) uint32 {
+	return onData(id, filter.Downstream, bufferDownstream, size, end)
+}
+
+//go:wasmexport proxy_on_upstream_data
+func onUpstreamData(id, size, end uint32) uint32 {
+	return onData(id, filter.Upstream, bufferUpstream, size, end)
+}
+
+func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
+	c := conns[id]
+	if c == nil {
+		return actionContinue
+	}
+	data = buffer{kind: kind, length: size}
+	if c.Data(side, &data, int(size), end != 0) == filter.Close {
+		proxyCloseStream(streamDownstream)
+		proxyCloseStream(streamUpstream)
+		return actionPause
+	}
+	return actionContinue
+}
+
+//go:wasmexport proxy_on_downstream_connection_close
+func onDownstreamConnectionClose(id, _ uint32) { end(id) }
+
+//go:wasmexport proxy_on_upstream_connection_close
+func onUpstreamConnectionClose(_, _ uint32) {}
+
+//go:wasmexport proxy_on_done
+func onDone(id uint32) uint32 {
+	if p := plugins[id]; p != nil {
+		p.Done()
+		delete(plugins, id)
+	}
+	return 1
+}
+
+//go:wasmexport proxy_on_log
+func onLog(_ uint32) {}
+
+//go:wasmexport proxy_on_delete
+func onDelete(id uint32) {
+	end(id)
+	onDone(id)
+}
+
+func end(id uint32) {
+	if c := conns[id]; c != nil {
+		delete(conns, id)
+		c.End()
+	}
+}

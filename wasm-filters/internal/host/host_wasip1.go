@@ -1,0 +1,112 @@
+package host
+
+import (
+	"unsafe"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// host implements filter.Host and policy.Shared.
+type host struct{}
+
+func (host) Now() policy.Nanos {
+	if clockTimeGet(clockMonotonic, 1, unsafe.Pointer(&outTime)) != 0 {
+		return 0
+	}
+	return policy.Nanos(outTime)
+}
+
+// Levels of the ABI.
+var levels = [...]uint32{filter.LevelInfo: 2, filter.LevelWarn: 3, filter.LevelError: 4}
+
+func (host) Log(level filter.Level, line []byte) {
+	proxyLog(levels[level], unsafe.Pointer(unsafe.SliceData(line)), uint32(len(line)))
+}
+
+func (host) Counter(name []byte) filter.Metric { return define(metricCounter, name) }
+
+func (host) Gauge(name []byte) filter.Metric { return define(metricGauge, name) }
+
+// lost is the handle of a metric that the host refused. Additions to it are refused, too, and nothing else happens.
+const lost = filter.Metric(0xfffffffe)
+
+func define(kind uint32, name []byte) filter.Metric {
+	if proxyDefineMetric(kind, unsafe.Pointer(unsafe.SliceData(name)), uint32(len(name)), unsafe.Pointer(&outID)) != statusOK {
+		return lost
+	}
+	return filter.Metric(outID)
+}
+
+func (host) Add(m filter.Metric, delta int64) { proxyIncrementMetric(uint32(m), delta) }
+
+func (host) Set(m filter.Metric, value uint64) { proxyRecordMetric(uint32(m), value) }
+
+func (h host) Shared() policy.Shared { return h }
+
+// Get implements policy.Shared.
+func (host) Get(dst, key []byte) ([]byte, uint32, bool) {
+	target = shared[:]
+	outMark = 0
+	b, ok := result(proxyGetSharedData(unsafe.Pointer(unsafe.SliceData(key)), uint32(len(key)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize),
+		unsafe.Pointer(&outMark)))
+	if !ok {
+		return dst, 0, false
+	}
+	return append(dst, b...), outMark, true
+}
+
+var shared [64]byte // room for values from the shared data
+
+// CompareAndSwap implements policy.Shared.
+func (host) CompareAndSwap(key, value []byte, mark uint32) bool {
+	return proxySetSharedData(unsafe.Pointer(unsafe.SliceData(key)), uint32(len(key)), unsafe.Pointer(unsafe.SliceData(value)), uint32(len(value)),
+		mark) == statusOK
+}
+
+// property returns the value of a property, nil where there is none.
+func property(path ...string) []byte {
+	var p []byte
+	for i, s := range path {
+		if i > 0 {
+			p = append(p, 0)
+		}
+		p = append(p, s...)
+	}
+	target = nil
+	b, _ := result(proxyGetProperty(unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	return b
+}
+
+// buffer implements filter.Buffer for the callback at hand.
+type buffer struct {
+	kind   uint32
+	length uint32 // as the host has it now
+}
+
+func (b *buffer) CopyTo(dst []byte, off int) {
+	if len(dst) == 0 {
+		return
+	}
+	target = dst
+	got, ok := result(proxyGetBufferBytes(b.kind, uint32(off), uint32(len(dst)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	if !ok || len(got) != len(dst) {
+		// Cannot be: the host said that there are so many. To go on with other bytes would be to guess.
+		panic("host: buffer is shorter than announced")
+	}
+	if unsafe.SliceData(got) != unsafe.SliceData(dst) {
+		copy(dst, got)
+	}
+}
+
+func (b *buffer) Prepend(p []byte) {
+	proxySetBufferBytes(b.kind, 0, 0, unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)))
+}
+
+func (b *buffer) Replace(p []byte) {
+	if b.length == 0 {
+		b.Prepend(p)
+		return
+	}
+	proxySetBufferBytes(b.kind, 0, b.length, unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)))
+}
