@@ -78,7 +78,11 @@ func (b *builder) at(k model.Key) *building {
 const maxPlace = 2048
 
 func (b *builder) problem(severity model.Severity, category, name, code, format string, args ...any) {
-	place := b.in.Path + "/" + category + "/" + redact(name)
+	place := b.in.Path + "/"
+	if category != "" {
+		place += category + "/"
+	}
+	place += redact(name)
 	if len(place) > maxPlace {
 		place = place[:maxPlace] + "..."
 	}
@@ -187,7 +191,7 @@ func (b *builder) result() ([]model.Service, []model.Problem) {
 		out = append(out, svc)
 	}
 	slices.SortFunc(out, func(x, y model.Service) int {
-		return cmp.Or(cmp.Compare(x.Key.Interface, y.Key.Interface), cmp.Compare(x.Key.Version, y.Key.Version), cmp.Compare(x.Key.Group, y.Key.Group))
+		return cmp.Or(cmp.Compare(x.Key.Framework, y.Key.Framework), cmp.Compare(x.Key.Interface, y.Key.Interface), cmp.Compare(x.Key.Version, y.Key.Version), cmp.Compare(x.Key.Group, y.Key.Group))
 	})
 	slices.SortFunc(b.problems, func(x, y model.Problem) int {
 		return cmp.Or(cmp.Compare(x.Place, y.Place), cmp.Compare(x.Code, y.Code), cmp.Compare(x.Message, y.Message))

@@ -21,12 +21,17 @@ type Settings struct {
 	Servers []string `yaml:"servers"`
 	// Chroot is a path that every root below lies under. Default none.
 	Chroot string `yaml:"chroot"`
-	// Layouts are the trees to read: dubbo, sofarpc. Default both.
+	// Layouts are the trees to read: dubbo, sofarpc, applications. Default all.
 	Layouts []string `yaml:"layouts"`
 	// DubboRoots are the roots of Dubbo's trees: its registry's group. Default /dubbo.
 	DubboRoots []string `yaml:"dubboRoots"`
 	// SOFARoots are the roots of SOFARPC's trees. Default /sofa-rpc.
 	SOFARoots []string `yaml:"sofaRoots"`
+	// ApplicationRoots are the roots of the trees of applications and their instances, which Dubbo (register-mode instance or
+	// all) and Spring Cloud share. Default /services.
+	ApplicationRoots []string `yaml:"applicationRoots"`
+	// MetadataRoot is where Dubbo's metadata centre keeps what the instances' services are. Default /dubbo/metadata.
+	MetadataRoot string `yaml:"metadataRoot"`
 	// Username authenticates by digest, together with a password from a file or an environment variable. Default: nobody.
 	Username     string `yaml:"username"`
 	PasswordFile string `yaml:"passwordFile"`
@@ -54,8 +59,9 @@ type TLS struct {
 
 // The layouts.
 const (
-	layoutDubbo   = "dubbo"
-	layoutSOFARPC = "sofarpc"
+	layoutDubbo        = "dubbo"
+	layoutSOFARPC      = "sofarpc"
+	layoutApplications = "applications"
 )
 
 func (s *Settings) password() adapters.Secret {
@@ -77,15 +83,15 @@ func (s *Settings) Validate() adapters.Faults {
 		checkPath(&f, "chroot", s.Chroot)
 	}
 	for i, l := range s.Layouts {
-		if l != layoutDubbo && l != layoutSOFARPC {
-			f.Add(fmt.Sprintf("layouts[%d]", i), "must be dubbo or sofarpc, is %q", l)
+		if layouts[l] == nil {
+			f.Add(fmt.Sprintf("layouts[%d]", i), "must be dubbo, sofarpc or applications, is %q", l)
 		}
 	}
 	seen := map[string]string{}
 	for _, roots := range []struct {
 		field string
 		paths []string
-	}{{"dubboRoots", s.DubboRoots}, {"sofaRoots", s.SOFARoots}} {
+	}{{"dubboRoots", s.DubboRoots}, {"sofaRoots", s.SOFARoots}, {"applicationRoots", s.ApplicationRoots}} {
 		for i, p := range roots.paths {
 			at := fmt.Sprintf("%s[%d]", roots.field, i)
 			checkPath(&f, at, p)
@@ -94,6 +100,9 @@ func (s *Settings) Validate() adapters.Faults {
 			}
 			seen[p] = at
 		}
+	}
+	if s.MetadataRoot != "" {
+		checkPath(&f, "metadataRoot", s.MetadataRoot)
 	}
 	secret := s.password()
 	secret.Check(&f, "passwordFile", "passwordEnv")

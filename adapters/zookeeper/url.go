@@ -36,6 +36,7 @@ var (
 	errNoProtocol = errors.New("it has no protocol")
 	errProtocol   = errors.New("its protocol is not a name")
 	errHost       = errors.New("its host is neither an IP address nor a host name")
+	errWord       = errors.New("it has spaces or characters that cannot be printed, or more than 1 KiB")
 	errPort       = errors.New("its port is not a number from 1 to 65535")
 )
 
@@ -158,6 +159,11 @@ func hostName(s string) bool {
 		}
 	}
 	return true
+}
+
+// word reports whether s can be the name of an interface or an application.
+func word(s string) bool {
+	return s != "" && len(s) <= 1024 && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' })
 }
 
 // Outline returns the URL without its parameters, which may hold tokens: for messages.

@@ -1,13 +1,15 @@
 // Package zookeeper reads the services that Dubbo and SOFARPC applications register in ZooKeeper, by watches: the children of
 // the roots are the interfaces, the children of an interface its categories, and the names of a category's children are URLs that
-// say everything. No node's data is read.
+// say everything. Of Dubbo's and Spring Cloud's applications, which register instances instead, the data is read, too.
 package zookeeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -23,9 +25,9 @@ import (
 // Kind is the entry of this adapter in the table of kinds.
 var Kind = adapters.Kind{
 	Name: "zookeeper",
-	Doc:  "Dubbo and SOFARPC services registered in ZooKeeper, by watches",
+	Doc:  "Dubbo, SOFARPC and Spring Cloud services registered in ZooKeeper, by watches",
 	Example: `servers: [zk-1.example.org:2181, zk-2.example.org:2181]
-layouts: [dubbo, sofarpc]
+layouts: [dubbo, sofarpc, applications]
 `,
 	New: func(decode func(into any) error, o adapters.Options) (adapters.Discoverer, error) {
 		var s Settings
@@ -36,12 +38,14 @@ layouts: [dubbo, sofarpc]
 	},
 }
 
-// layout says what one tree looks like: the categories to watch and how an interface's nodes are read.
+// layout says what one tree looks like: the categories to watch and how an interface's nodes are read; or that it is one of
+// applications and their instances.
 type layout struct {
-	categories []string
-	skip       []string // children of the root that are no interfaces
-	encoded    bool     // interfaces' names are URL-encoded
-	read       func(in interfaceNodes, labels []string) ([]model.Service, []model.Problem)
+	applications bool
+	categories   []string
+	skip         []string // children of the root that are no interfaces
+	encoded      bool     // interfaces' names are URL-encoded
+	read         func(in interfaceNodes, labels []string) ([]model.Service, []model.Problem)
 }
 
 var layouts = map[string]*layout{
@@ -55,6 +59,7 @@ var layouts = map[string]*layout{
 		categories: []string{providers, consumers, overrides},
 		read:       sofaServices,
 	},
+	layoutApplications: {applications: true},
 }
 
 // Discoverer watches one ensemble.
@@ -82,13 +87,19 @@ func New(s Settings, o adapters.Options) *Discoverer {
 		s.Concurrency = 32
 	}
 	if len(s.Layouts) == 0 {
-		s.Layouts = []string{layoutDubbo, layoutSOFARPC}
+		s.Layouts = []string{layoutDubbo, layoutSOFARPC, layoutApplications}
 	}
 	if len(s.DubboRoots) == 0 {
 		s.DubboRoots = []string{"/dubbo"}
 	}
 	if len(s.SOFARoots) == 0 {
 		s.SOFARoots = []string{"/sofa-rpc"}
+	}
+	if len(s.ApplicationRoots) == 0 {
+		s.ApplicationRoots = []string{"/services"}
+	}
+	if s.MetadataRoot == "" {
+		s.MetadataRoot = "/dubbo/metadata"
 	}
 	d := &Discoverer{s: s, log: o.Logger()}
 	add := func(name string, paths []string) {
@@ -100,6 +111,7 @@ func New(s Settings, o adapters.Options) *Discoverer {
 	}
 	add(layoutDubbo, s.DubboRoots)
 	add(layoutSOFARPC, s.SOFARoots)
+	add(layoutApplications, s.ApplicationRoots)
 	return d
 }
 
@@ -128,6 +140,8 @@ func (d *Discoverer) Run(ctx context.Context, out chan<- adapters.Update) error 
 		nodes:   map[string]*node{},
 		units:   map[string]*unit{},
 		changed: map[string]struct{}{},
+		known:   map[string]int{},
+		waiting: map[string]map[*unit]struct{}{},
 		jobs:    make(chan *node),
 		results: make(chan result, d.s.Concurrency),
 	}
@@ -150,23 +164,27 @@ func (d *Discoverer) Run(ctx context.Context, out chan<- adapters.Update) error 
 type role int
 
 const (
-	roleLogin     role = iota // no node: the credentials
-	roleRoot                  // interfaces
-	roleInterface             // categories
-	roleCategory              // URLs
+	roleLogin       role = iota // no node: the credentials
+	roleRoot                    // interfaces or applications
+	roleInterface               // categories
+	roleCategory                // URLs
+	roleApplication             // instances
+	roleInstance                // none: its data is read
+	roleMetadata                // none: its data is read
 )
 
-// node is a node whose children are watched.
+// node is a node whose children, or data, are watched.
 type node struct {
-	path     string
-	role     role
-	root     rootOf
-	unit     *unit // of an interface and its categories
-	category string
+	path string
+	role role
+	root rootOf
+	unit *unit  // that it is a part of
+	part string // category, instance or revision
 
 	children []string // sorted; the last that could be read
+	data     []byte   // the same for an instance or metadata
 	tried    bool     // a read has been answered
-	ever     bool     // with children, or that it is not there
+	ever     bool     // with content, or that it is not there
 	absent   bool
 	denied   error // why the last read failed for good
 	queued   bool
@@ -174,20 +192,25 @@ type node struct {
 	again    bool // changed while in flight
 }
 
-// unit is an interface: one group of the model.
+// unit is an interface or an application: one group of the model.
 type unit struct {
-	source     string
-	name       string // decoded
-	nameErr    error
-	node       *node
-	root       rootOf
-	categories map[string]*node
-	withheld   bool // its faults are out in a group of their own
+	source   string
+	name     string // decoded
+	nameErr  error
+	node     *node
+	root     rootOf
+	parts    map[string]*node // categories of an interface, instances of an application
+	metadata map[string]*node // of an application, by revision
+	withheld bool             // its faults are out in a group of their own
+
+	addresses []string // of an interface's endpoints, host:port
+	waits     []string // addresses of instances that say nothing of their services
 }
 
 type result struct {
 	node     *node
 	children []string
+	data     []byte
 	absent   bool
 	err      error
 }
@@ -202,6 +225,8 @@ type watch struct {
 	nodes    map[string]*node // by path
 	units    map[string]*unit // by path
 	changed  map[string]struct{}
+	known    map[string]int                // host:port to the number of interfaces with an endpoint there
+	waiting  map[string]map[*unit]struct{} // host:port to applications that wait for one
 	queue    []*node
 	inFlight int
 	unread   int // nodes of which no read has been answered
@@ -234,27 +259,33 @@ func (w *watch) work() {
 			r.err = w.c.conn.AddAuth("digest", w.auth)
 		default:
 			if r.err = zk.ErrConnectionClosed; w.c.up() {
-				r.children, r.absent, r.err = w.read(n)
+				r.children, r.data, r.absent, r.err = w.read(n)
 			}
 		}
 		w.results <- r // has room for every worker's
 	}
 }
 
-// read returns the children of a node and leaves a watch on it. The read and the watch are one request, so no change
-// falls between them. A root that is not there leaves a watch for its coming; anything else is watched for by its parent.
-func (w *watch) read(n *node) (children []string, absent bool, err error) {
+// read returns the children or the data of a node and leaves a watch on them. The read and the watch are one request, so no
+// change falls between them. A root or metadata that is not there leaves a watch for its coming; anything else is watched for by
+// its parent.
+func (w *watch) read(n *node) (children []string, data []byte, absent bool, err error) {
 	for {
-		children, _, _, err = w.c.conn.ChildrenW(n.path)
-		if !errors.Is(err, zk.ErrNoNode) {
-			return children, false, err
+		switch n.role {
+		case roleInstance, roleMetadata:
+			data, _, _, err = w.c.conn.GetW(n.path)
+		default:
+			children, _, _, err = w.c.conn.ChildrenW(n.path)
 		}
-		if n.role != roleRoot {
-			return nil, true, nil
+		if !errors.Is(err, zk.ErrNoNode) {
+			return children, data, false, err
+		}
+		if n.role != roleRoot && n.role != roleMetadata {
+			return nil, nil, true, nil
 		}
 		exists, _, _, err := w.c.conn.ExistsW(n.path)
 		if err != nil || !exists {
-			return nil, true, err
+			return nil, nil, true, err
 		}
 		// It has come in between: once more. The watch on its data costs nothing but a needless read one day.
 	}
@@ -417,8 +448,8 @@ func (w *watch) result(r result) error {
 		was := n.absent
 		n.denied, n.absent = nil, r.absent
 		slices.Sort(r.children)
-		same := !first && was == r.absent && slices.Equal(n.children, r.children)
-		n.children, n.ever = r.children, true
+		same := !first && was == r.absent && slices.Equal(n.children, r.children) && bytes.Equal(n.data, r.data)
+		n.children, n.data, n.ever = r.children, r.data, true
 		w.settle(n)
 		w.grown(n, same)
 	case transient(r.err):
@@ -455,8 +486,13 @@ func (w *watch) grown(n *node, same bool) {
 		w.rootsOut = w.rootsOut && same
 	case roleInterface:
 		w.categories(n)
+	case roleApplication:
+		w.instances(n)
 	}
 	if !same {
+		if n.role == roleInstance {
+			w.revisions(n.unit)
+		}
 		w.touch(n.unit)
 	}
 }
@@ -475,22 +511,30 @@ func (w *watch) interfaces(root *node) {
 			}
 			continue
 		}
-		u := &unit{source: path, name: name, root: root.root, categories: map[string]*node{}}
+		u := &unit{source: path, name: name, root: root.root, parts: map[string]*node{}, metadata: map[string]*node{}}
+		role := roleApplication
+		if !root.root.layout.applications {
+			role = roleInterface
+		}
 		if root.root.layout.encoded {
 			if u.name, u.nameErr = url.QueryUnescape(name); u.nameErr != nil {
 				u.name = name
 			}
 		}
-		u.node = &node{path: path, role: roleInterface, root: root.root, unit: u}
+		if u.nameErr == nil && !word(u.name) {
+			u.nameErr = errWord
+		}
+		u.node = &node{path: path, role: role, root: root.root, unit: u}
 		w.units[path] = u
 		w.add(u.node)
 	}
 	for path, u := range w.units {
 		if u.root.path == root.path && !there[path] {
-			for _, c := range u.categories {
-				w.drop(c)
+			for _, n := range u.nodes() {
+				w.drop(n)
 			}
-			w.drop(u.node)
+			w.learn(u, nil)
+			w.wait(u, nil)
 			delete(w.units, path)
 			w.changed[path] = struct{}{}
 		}
@@ -500,20 +544,25 @@ func (w *watch) interfaces(root *node) {
 func (w *watch) categories(n *node) {
 	u := n.unit
 	for _, c := range u.root.layout.categories {
-		have := u.categories[c]
+		have := u.parts[c]
 		_, there := slices.BinarySearch(n.children, c)
 		switch {
 		case there && have == nil:
-			have = &node{path: u.source + "/" + c, role: roleCategory, root: u.root, unit: u, category: c}
-			u.categories[c] = have
+			have = &node{path: u.source + "/" + c, role: roleCategory, root: u.root, unit: u, part: c}
+			u.parts[c] = have
 			w.add(have)
 		case there && have.absent:
 			w.enqueue(have)
 		case !there && have != nil:
 			w.drop(have)
-			delete(u.categories, c)
+			delete(u.parts, c)
 		}
 	}
+}
+
+// nodes returns all nodes of a unit.
+func (u *unit) nodes() []*node {
+	return slices.Concat([]*node{u.node}, slices.Collect(maps.Values(u.parts)), slices.Collect(maps.Values(u.metadata)))
 }
 
 // update returns what is to be said now, nil where there is nothing. Until everything has been read only the state of the
@@ -555,37 +604,42 @@ func (w *watch) update() *adapters.Update {
 // yet; what an earlier run said of it stays.
 func deniedSource(source string) string { return source + "#denied" }
 
+// groups says what has changed. Interfaces come first: what an application is to be warned of depends on them.
 func (w *watch) groups(u *adapters.Update) {
-	for source := range w.changed {
-		un := w.units[source]
-		if un == nil {
-			u.Groups = append(u.Groups, model.Group{Source: source}, model.Group{Source: deniedSource(source)})
-			continue
+	for _, applications := range []bool{false, true} {
+		for source := range w.changed {
+			un := w.units[source]
+			if un == nil {
+				delete(w.changed, source)
+				u.Groups = append(u.Groups, model.Group{Source: source}, model.Group{Source: deniedSource(source)})
+				continue
+			}
+			if un.root.layout.applications != applications {
+				continue
+			}
+			delete(w.changed, source)
+			g, withheld := w.group(un)
+			if withheld {
+				g.Source = deniedSource(source)
+				u.Held = append(u.Held, source)
+			} else if un.withheld {
+				u.Groups = append(u.Groups, model.Group{Source: deniedSource(source)})
+			}
+			un.withheld = withheld
+			u.Groups = append(u.Groups, g)
 		}
-		g, withheld := w.group(un)
-		if withheld {
-			g.Source = deniedSource(source)
-			u.Held = append(u.Held, source)
-		} else if un.withheld {
-			u.Groups = append(u.Groups, model.Group{Source: deniedSource(source)})
-		}
-		un.withheld = withheld
-		u.Groups = append(u.Groups, g)
 	}
-	clear(w.changed)
 	slices.SortFunc(u.Groups, func(a, b model.Group) int { return strings.Compare(a.Source, b.Source) })
 	slices.Sort(u.Held)
 }
 
-// group makes the group of an interface out of what is known of its nodes. withheld says that it is only its problems, as the
-// providers have never been read.
+// group makes the group of a unit out of what is known of its nodes. withheld says that it is only its problems, as what it would
+// say of providers has never been read.
 func (w *watch) group(un *unit) (g model.Group, withheld bool) {
-	in := interfaceNodes{Path: un.source, Interface: un.name, Categories: map[string][]string{}}
 	g.Source = un.source
-	var problems []model.Problem
-	denied := func(n *node) {
-		if n == nil || n.denied == nil {
-			return
+	for _, n := range un.nodes() {
+		if n.denied == nil {
+			continue
 		}
 		why := "the account may not read this node"
 		if errors.Is(n.denied, zk.ErrInvalidPath) {
@@ -594,27 +648,29 @@ func (w *watch) group(un *unit) (g model.Group, withheld bool) {
 		kept := "what was read of it before stays"
 		if !n.ever {
 			kept = "nothing of it is known yet"
-			withheld = withheld || n.role == roleInterface || n.category == providers
+			withheld = withheld || n.role != roleCategory || n.part == providers
 		}
-		problems = append(problems, model.Problem{Severity: model.SeverityError, Place: n.path, Code: "NotReadable",
+		g.Problems = append(g.Problems, model.Problem{Severity: model.SeverityError, Place: n.path, Code: "NotReadable",
 			Message: fmt.Sprintf("%s (%v); %s, and it is tried again every %v", why, n.denied, kept, retryDenied)})
 	}
-	denied(un.node)
-	for _, c := range un.root.layout.categories {
-		if n := un.categories[c]; n != nil {
-			denied(n)
+	slices.SortFunc(g.Problems, func(a, b model.Problem) int { return strings.Compare(a.Place, b.Place) })
+	var more []model.Problem
+	switch {
+	case un.nameErr != nil:
+		more = []model.Problem{{Severity: model.SeverityError, Place: un.source, Code: "MalformedName",
+			Message: fmt.Sprintf("the node's name is no name of an interface or application: %v; it is left out", un.nameErr)}}
+	case withheld:
+	case un.root.layout.applications:
+		g.Services, more = w.application(un)
+	default:
+		in := interfaceNodes{Path: un.source, Interface: un.name, Categories: map[string][]string{}}
+		for c, n := range un.parts {
 			in.Categories[c] = n.children
 		}
-	}
-	if un.nameErr != nil {
-		problems = append(problems, model.Problem{Severity: model.SeverityError, Place: un.source, Code: "MalformedName",
-			Message: fmt.Sprintf("the node's name is not an encoded interface: %v; the interface is left out", un.nameErr)})
-	} else if !withheld {
-		var more []model.Problem
 		g.Services, more = un.root.layout.read(in, w.d.s.LabelParameters)
-		problems = append(problems, more...)
+		w.learn(un, g.Services)
 	}
-	g.Problems = problems
+	g.Problems = append(g.Problems, more...)
 	return g, withheld
 }
 
@@ -634,7 +690,7 @@ func (w *watch) rootProblems(u *adapters.Update) bool {
 		g := model.Group{Source: r.path}
 		if none {
 			g.Problems = []model.Problem{{Severity: model.SeverityWarning, Place: r.path, Code: "RootMissing",
-				Message: "there is no such node, and none of the other roots; if applications are registered here, chroot, dubboRoots or sofaRoots is wrong. It is watched for."}}
+				Message: "there is no such node, and none of the other roots; if applications are registered here, chroot, dubboRoots, sofaRoots or applicationRoots is wrong. It is watched for."}}
 		}
 		u.Groups = append(u.Groups, g)
 	}
