@@ -22,6 +22,7 @@ type stream struct {
 type Conn struct {
 	rt         *Runtime
 	next, prev *Conn
+	dir        policy.Direction
 	protocol   int  // index into VM.protocols; -1: not known yet
 	blind      bool // the rest of the connection passes unread
 	rejected   int  // calls that wait for the answer to their probe
@@ -101,7 +102,7 @@ func (c *Conn) Fail() {
 	if p < 0 {
 		p = len(c.rt.vm.protocols)
 	}
-	c.rt.metrics.faults[p][faultInternal].n++
+	c.rt.metrics.fault(p, c.dir, faultInternal)
 }
 
 // follow goes through the buffer frame by frame.
@@ -238,7 +239,7 @@ func (c *Conn) releaseAll() {
 // goBlind lets the rest of the connection pass unread.
 func (c *Conn) goBlind(what string) {
 	c.blind = true
-	c.rt.metrics.opaqueConnection(what)
+	c.rt.metrics.opaqueConnection(what, c.dir)
 }
 
 // mayReject tells whether the frame that vm.frame and vm.known describe, as far as it was read, may have to be replaced, so that its
@@ -247,13 +248,13 @@ func (c *Conn) mayReject(side Side) bool {
 	if c.rejected > 0 {
 		return true
 	}
-	if side != Downstream || !c.rt.rules.intercept {
+	if side != Downstream || !c.rt.rules.intercept[c.dir] {
 		return false
 	}
 	vm := c.rt.vm
 	switch vm.frame.Kind {
 	case protocol.KindRequest, protocol.KindOneWay:
-		return !vm.headRead || c.rt.rules.mayReject(&vm.known)
+		return !vm.headRead || c.rt.rules.mayReject(c.dir, &vm.known)
 	case protocol.KindUnknown:
 		return true // not even the header is there
 	default:
@@ -281,7 +282,7 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 		err = protocol.ErrLength // the codec's contract excludes it; without it we could not go on
 	}
 	if err != nil {
-		m.faults[c.protocol][faultFraming].n++
+		m.fault(c.protocol, c.dir, faultFraming)
 		closing := limits.Garbage == config.ActionClose
 		then := "the rest of the connection passes unread"
 		if closing {
@@ -295,7 +296,7 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 		return lost, 0
 	}
 	if f.Len > uint64(limits.MaxFrameBytes) {
-		m.faults[c.protocol][faultOversize].n++
+		m.fault(c.protocol, c.dir, faultOversize)
 		closing := limits.Oversize == config.ActionClose
 		then := "the frame passes unread"
 		if closing {
@@ -309,7 +310,7 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 	}
 	if need > 0 {
 		if need > int(limits.MaxInspectBytes) && f.Len > 0 {
-			m.faults[c.protocol][faultHead].n++
+			m.fault(c.protocol, c.dir, faultHead)
 			need = 0 // treat it as far as it was read
 		} else {
 			return more, need
@@ -321,7 +322,7 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 	case protocol.KindResponse, protocol.KindHeartbeatAck:
 		return c.response(side, out, pos, ours), 0
 	}
-	m.frames[c.protocol][f.Kind].n++
+	m.plain[c.protocol][c.dir].frames[f.Kind].n++
 	return pass, 0
 }
 
@@ -334,7 +335,7 @@ func (c *Conn) detect(b []byte) (verdict, int) {
 		case protocol.MatchYes:
 			if !undecided {
 				c.protocol = i
-				c.rt.metrics.connections[i].n++
+				c.rt.metrics.plain[i][c.dir].connections.n++
 				return pass, 0
 			}
 		case protocol.MatchMore:
@@ -388,7 +389,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		a := &vm.attachment
 		a.reset(p)
 		if err := p.Codec.VisitAttachments(f, b, vm.visit); err != nil {
-			m.faults[c.protocol][faultAttachments].n++
+			m.fault(c.protocol, c.dir, faultAttachments)
 		}
 		if p.Group != "" {
 			k.group = a.group
@@ -400,18 +401,18 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			timeout = millis(a.timeout)
 		}
 	}
-	m.frames[c.protocol][f.Kind].n++
+	m.plain[c.protocol][c.dir].frames[f.Kind].n++
 	if f.Flaw != protocol.FlawNone {
-		m.faults[c.protocol][flawFault(f.Flaw)].n++
+		m.fault(c.protocol, c.dir, flawFault(f.Flaw))
 	}
-	dir := rt.dir
-	if side == Upstream {
+	dir, back := c.dir, side == Upstream
+	if back {
 		dir = reverse(dir)
 	}
 	r := c.last[side]
-	if r == nil || r.epoch != rt.epoch || !r.is(c.protocol, dir, k) {
+	if r == nil || r.epoch != rt.epoch || !r.is(c.protocol, dir, back, k) {
 		var shared bool
-		if r, shared = rt.route(c.protocol, dir, k); !shared {
+		if r, shared = rt.route(c.protocol, dir, back, k); !shared {
 			c.last[side] = r
 		}
 	}
@@ -419,7 +420,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	t := &c.inFlight[side]
 	if f.Kind == protocol.KindRequest && t.n > 0 {
 		if i := t.find(f.ID); i >= 0 {
-			m.faults[c.protocol][faultReuse].n++
+			m.fault(c.protocol, c.dir, faultReuse)
 			c.finish(side, i, protocol.OutcomeNoResponse, now)
 		}
 	}
@@ -437,7 +438,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		return pass, 0
 	}
 	if t.n >= int(limits.MaxInFlight) {
-		m.faults[c.protocol][faultUntracked].n++
+		m.fault(c.protocol, c.dir, faultUntracked)
 		m.count(r.series, protocol.OutcomeNone, 1)
 		vm.logFrame(topicUntracked, now, "more calls in flight than maxInFlight", p.Codec.Name(), side, 0, b, "further ones are metered without their outcome")
 		return pass, 0
@@ -490,7 +491,7 @@ func (c *Conn) reject(side Side, out *output, pos int, r *route, v policy.Verdic
 	// Rejected calls wait only for the probe's answer. They have as many places again as other calls, so that a connection
 	// full of slow calls still gets its rejections answered.
 	if t.n >= 2*int(limits.MaxInFlight) {
-		m.faults[c.protocol][faultUntracked].n++
+		m.fault(c.protocol, c.dir, faultUntracked)
 		return replace
 	}
 	e := t.add(&vm.tables, f.ID)
@@ -506,13 +507,13 @@ func (c *Conn) reject(side Side, out *output, pos int, r *route, v policy.Verdic
 func (c *Conn) response(side Side, out *output, pos int, ours bool) verdict {
 	vm := c.rt.vm
 	f, m := &vm.frame, &c.rt.metrics
-	m.frames[c.protocol][f.Kind].n++
+	m.plain[c.protocol][c.dir].frames[f.Kind].n++
 	from := 1 - side // who asked
 	t := &c.inFlight[from]
 	i := t.find(f.ID)
 	if i < 0 {
 		if f.Kind == protocol.KindResponse {
-			m.faults[c.protocol][faultUnknown].n++
+			m.fault(c.protocol, c.dir, faultUnknown)
 		}
 		return pass
 	}

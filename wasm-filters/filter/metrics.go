@@ -110,7 +110,6 @@ var faultNames = [faults]string{
 // metrics are those of one runtime.
 type metrics struct {
 	host     Host
-	dir      policy.Direction
 	limits   config.Metrics
 	services map[string]struct{}
 	methods  map[string]struct{}
@@ -121,32 +120,47 @@ type metrics struct {
 	changed  []*series
 	timed    []*timing
 
-	frames      [][kindsN]counter
-	faults      [][faults]counter // the last one is of connections whose protocol is not known
-	connections []counter         // the same
-	opaque      map[string]*counter
-	name        []byte
+	plain  []plain // by protocol, the last one is for connections whose protocol is not known
+	opaque map[opaque]*counter
+	name   []byte
 }
 
-func (m *metrics) init(host Host, dir policy.Direction, protocols []Protocol) {
-	m.host, m.dir = host, dir
+// plain are the counters of frames, for each direction.
+type plain [directions]struct {
+	frames      [kindsN]counter
+	faults      [faults]counter
+	connections counter
+}
+
+// opaque is a kind of connections whose bytes are not read.
+type opaque struct {
+	what string
+	dir  policy.Direction
+}
+
+func (m *metrics) init(host Host, protocols []Protocol) {
+	m.host = host
 	m.services, m.methods, m.callers = make(map[string]struct{}), make(map[string]struct{}), make(map[string]struct{})
 	m.series, m.timings = make(map[string]*series), make(map[string]*timing)
-	m.frames = make([][kindsN]counter, len(protocols))
-	m.faults = make([][faults]counter, len(protocols)+1)
-	m.connections = make([]counter, len(protocols))
-	m.opaque = make(map[string]*counter)
-	for i := range m.frames {
-		for j := range m.frames[i] {
-			m.frames[i][j].id = undefined
+	m.plain = make([]plain, len(protocols)+1)
+	m.opaque = make(map[opaque]*counter)
+	for p := range m.plain {
+		for d := range m.plain[p] {
+			of := &m.plain[p][d]
+			for i := range of.frames {
+				of.frames[i].id = undefined
+			}
+			for i := range of.faults {
+				of.faults[i].id = undefined
+			}
+			of.connections.id = undefined
 		}
-		m.connections[i].id = undefined
 	}
-	for i := range m.faults {
-		for j := range m.faults[i] {
-			m.faults[i][j].id = undefined
-		}
-	}
+}
+
+// fault counts one fault.
+func (m *metrics) fault(protocol int, dir policy.Direction, f fault) {
+	m.plain[protocol][dir].faults[f].n++
 }
 
 // count adds n calls to s.
@@ -272,22 +286,24 @@ func (m *metrics) newSeries(labels string) *series {
 }
 
 // opaqueConnection counts a connection whose bytes are not read, by what they seem to be.
-func (m *metrics) opaqueConnection(what string) {
-	c := m.opaque[what]
+func (m *metrics) opaqueConnection(what string, dir policy.Direction) {
+	key := opaque{what, dir}
+	c := m.opaque[key]
 	if c == nil {
 		c = &counter{id: undefined}
-		m.opaque[what] = c
+		m.opaque[key] = c
 	}
 	c.n++
 }
 
-// report brings one counter to the host.
-func (m *metrics) report(c *counter, define func(b []byte) []byte) {
+// report brings one counter to the host. label is one more label, or "".
+func (m *metrics) report(c *counter, system string, dir policy.Direction, label, value, name string) {
 	if c.n == 0 {
 		return
 	}
 	if c.id == undefined {
-		m.name = define(m.name[:0])
+		m.name = appendLabel(m.head(m.name[:0], system, dir), label, value)
+		m.name = append(m.name, name...)
 		c.id = m.host.Counter(m.name)
 	}
 	m.host.Add(c.id, int64(c.n))
@@ -327,34 +343,24 @@ func (m *metrics) flush(protocols []Protocol) {
 		m.flushTiming(t)
 	}
 	m.timed = m.timed[:0]
-	for p := range protocols {
-		system := protocols[p].Codec.Name()
-		m.report(&m.connections[p], func(b []byte) []byte {
-			return append(m.head(b, system, m.dir), nameConnections...)
-		})
-		for k := range m.frames[p] {
-			m.report(&m.frames[p][k], func(b []byte) []byte {
-				b = appendLabel(m.head(b, system, m.dir), config.TagKind, kindName(protocol.Kind(k)))
-				return append(b, nameFrames...)
-			})
-		}
-	}
-	for p := range m.faults {
+	for p := range m.plain {
 		system := ""
 		if p < len(protocols) {
 			system = protocols[p].Codec.Name()
 		}
-		for f := range m.faults[p] {
-			m.report(&m.faults[p][f], func(b []byte) []byte {
-				b = appendLabel(m.head(b, system, m.dir), config.TagReason, faultNames[f])
-				return append(b, nameFaults...)
-			})
+		for d := range m.plain[p] {
+			of, dir := &m.plain[p][d], policy.Direction(d)
+			m.report(&of.connections, system, dir, "", "", nameConnections)
+			for k := range of.frames {
+				m.report(&of.frames[k], system, dir, config.TagKind, kindName(protocol.Kind(k)), nameFrames)
+			}
+			for f := range of.faults {
+				m.report(&of.faults[f], system, dir, config.TagReason, faultNames[f], nameFaults)
+			}
 		}
 	}
-	for what, c := range m.opaque {
-		m.report(c, func(b []byte) []byte {
-			return append(m.head(b, what, m.dir), nameConnections...)
-		})
+	for key, c := range m.opaque {
+		m.report(c, key.what, key.dir, "", "", nameConnections)
 	}
 }
 

@@ -12,6 +12,7 @@ type route struct {
 	hash     uint64
 	protocol int
 	dir      policy.Direction
+	back     bool // against the connection's direction: metered, not governed
 	service  string
 	version  string
 	group    string
@@ -25,8 +26,8 @@ type route struct {
 }
 
 // is tells whether r is the route of the calls that k describes.
-func (r *route) is(protocol int, dir policy.Direction, k *known) bool {
-	return r.protocol == protocol && r.dir == dir && r.method == string(k.method) && r.service == string(k.service) &&
+func (r *route) is(protocol int, dir policy.Direction, back bool, k *known) bool {
+	return r.protocol == protocol && r.dir == dir && r.back == back && r.method == string(k.method) && r.service == string(k.service) &&
 		r.caller == string(k.caller) && r.version == string(k.version) && r.group == string(k.group)
 }
 
@@ -62,8 +63,11 @@ func mix(h uint64, b []byte) uint64 {
 }
 
 // hash hashes all that tells routes apart. seed is random, so that a client cannot choose names that collide.
-func hash(seed uint64, protocol int, dir policy.Direction, k *known) uint64 {
-	h := seed ^ uint64(protocol)<<8 ^ uint64(dir)
+func hash(seed uint64, protocol int, dir policy.Direction, back bool, k *known) uint64 {
+	h := seed ^ uint64(protocol)<<8 ^ uint64(dir)<<1
+	if back {
+		h ^= 1
+	}
 	h = mix(h, k.service)
 	h = mix(h, k.method)
 	h = mix(h, k.version)
@@ -73,14 +77,14 @@ func hash(seed uint64, protocol int, dir policy.Direction, k *known) uint64 {
 	return hi ^ lo
 }
 
-func (t *routes) find(h uint64, protocol int, dir policy.Direction, k *known) *route {
+func (t *routes) find(h uint64, protocol int, dir policy.Direction, back bool, k *known) *route {
 	if t.n == 0 {
 		return nil
 	}
 	mask := len(t.slots) - 1
 	for i := int(h) & mask; ; i = (i + 1) & mask {
 		r := t.slots[i]
-		if r == nil || r.hash == h && r.is(protocol, dir, k) {
+		if r == nil || r.hash == h && r.is(protocol, dir, back, k) {
 			return r
 		}
 	}
@@ -115,31 +119,31 @@ const routesFor = 4
 
 // route returns the route of a call. Where no more can be remembered it is a scratch one, which is valid until the next call;
 // shared tells that.
-func (rt *Runtime) route(protocol int, dir policy.Direction, k *known) (r *route, shared bool) {
-	h := hash(rt.seed, protocol, dir, k)
-	r = rt.routes.find(h, protocol, dir, k)
+func (rt *Runtime) route(protocol int, dir policy.Direction, back bool, k *known) (r *route, shared bool) {
+	h := hash(rt.seed, protocol, dir, back, k)
+	r = rt.routes.find(h, protocol, dir, back, k)
 	if r == nil {
 		if rt.routes.n >= routesFor*int(rt.metrics.limits.MaxSeries) || len(k.service) > maxField || len(k.method) > maxField ||
 			len(k.version) > maxField || len(k.group) > maxField || len(k.caller) > maxField {
-			return rt.overflow(protocol, dir, k), true
+			return rt.overflow(protocol, dir, back, k), true
 		}
-		r = &route{hash: h, protocol: protocol, dir: dir, service: string(k.service), version: string(k.version), group: string(k.group),
+		r = &route{hash: h, protocol: protocol, dir: dir, back: back, service: string(k.service), version: string(k.version), group: string(k.group),
 			method: string(k.method), caller: string(k.caller)}
 		r.series, r.timing = rt.metrics.forRoute(rt.vm.protocols[protocol].Codec.Name(), dir, k)
-		r.chain, r.epoch = rt.chain(dir, k), rt.epoch
+		r.chain, r.epoch = rt.chain(dir, back, k), rt.epoch
 		rt.routes.add(r)
 		return r, false
 	}
 	if r.epoch != rt.epoch {
-		r.chain, r.epoch = rt.chain(dir, k), rt.epoch
+		r.chain, r.epoch = rt.chain(dir, back, k), rt.epoch
 	}
 	return r, false
 }
 
 // overflow returns a route that is not remembered.
-func (rt *Runtime) overflow(protocol int, dir policy.Direction, k *known) *route {
+func (rt *Runtime) overflow(protocol int, dir policy.Direction, back bool, k *known) *route {
 	if rt.beyond == nil {
-		rt.beyond = make([][3]*route, len(rt.vm.protocols))
+		rt.beyond = make([][directions]*route, len(rt.vm.protocols))
 	}
 	r := rt.beyond[protocol][dir]
 	if r == nil {
@@ -150,18 +154,18 @@ func (rt *Runtime) overflow(protocol int, dir policy.Direction, k *known) *route
 		_, r.timing = rt.metrics.forRoute(system, dir, &all)
 		rt.beyond[protocol][dir] = r
 	}
-	r.chain = rt.chain(dir, k)
+	r.chain = rt.chain(dir, back, k)
 	return r
 }
 
 // chain makes the policies of all rules that match a call; nil where none does. It allocates, unless there is none: once for each route
 // and configuration, and, where routes can no longer be remembered, for each call that a rule matches.
-func (rt *Runtime) chain(dir policy.Direction, k *known) *chain {
-	if dir != rt.dir {
-		return nil // calls against the connection's direction are metered only
+func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
+	if back {
+		return nil
 	}
 	rs := rt.rules
-	rt.matched = rs.matching(rt.matched[:0], k)
+	rt.matched = rs.matching(rt.matched[:0], dir, k)
 	if len(rt.matched) == 0 {
 		return nil
 	}

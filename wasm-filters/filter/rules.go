@@ -75,11 +75,15 @@ type ruleset struct {
 	specs     []spec        // of the rules that concern this application, ordered by kind
 	exact     map[string][]int
 	rest      []int // rules that name no service exactly
-	intercept bool  // some rule of the plugin's direction may reject
+	// intercept tells for each direction whether some rule may reject.
+	intercept [directions]bool
 }
 
-// compile makes conf, which has no faults, ready. It keeps only the rules for this direction and application.
-func (vm *VM) compile(conf *config.Plugin, dir policy.Direction, app string) (*ruleset, config.Faults) {
+// directions is the number of values of policy.Direction.
+const directions = int(policy.DirectionServer) + 1
+
+// compile makes conf, which has no faults, ready. It keeps only the rules for this application.
+func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults) {
 	rs := &ruleset{conf: conf.WithDefaults(), exact: make(map[string][]int)}
 	var faults config.Faults
 	for _, name := range rs.conf.Protocols {
@@ -106,10 +110,12 @@ func (vm *VM) compile(conf *config.Plugin, dir policy.Direction, app string) (*r
 			case "server":
 				s.dir = policy.DirectionServer
 			}
-			if s.dir != policy.DirectionUnknown && s.dir != dir || !s.target.Application.Matches([]byte(app)) {
+			if !s.target.Application.Matches([]byte(app)) {
 				continue
 			}
-			rs.intercept = rs.intercept || !s.observe
+			for d := range rs.intercept {
+				rs.intercept[d] = rs.intercept[d] || !s.observe && s.towards(policy.Direction(d))
+			}
 			rs.specs = append(rs.specs, s)
 		}
 	}
@@ -126,37 +132,42 @@ func (vm *VM) compile(conf *config.Plugin, dir policy.Direction, app string) (*r
 // known is what is known of a call that is matched against rules.
 type known struct{ service, version, group, method, caller []byte }
 
+// towards tells whether s is for calls of this direction.
+func (s *spec) towards(dir policy.Direction) bool {
+	return s.dir == policy.DirectionUnknown || s.dir == dir
+}
+
 // head tells whether s can match a call whose service, version and method are k's.
-func (s *spec) head(k *known) bool {
+func (s *spec) head(dir policy.Direction, k *known) bool {
 	t := s.target
-	return t.Service.Matches(k.service) && t.Method.Matches(k.method) && t.Version.Matches(k.version)
+	return s.towards(dir) && t.Service.Matches(k.service) && t.Method.Matches(k.method) && t.Version.Matches(k.version)
 }
 
 // matches tells whether s matches the call.
-func (s *spec) matches(k *known) bool {
-	return s.head(k) && s.target.Group.Matches(k.group) && s.target.Caller.Matches(k.caller)
+func (s *spec) matches(dir policy.Direction, k *known) bool {
+	return s.head(dir, k) && s.target.Group.Matches(k.group) && s.target.Caller.Matches(k.caller)
 }
 
 // mayReject tells whether some rule may reject a call of which only service, version and method are known.
-func (rs *ruleset) mayReject(k *known) bool {
-	if !rs.intercept {
+func (rs *ruleset) mayReject(dir policy.Direction, k *known) bool {
+	if !rs.intercept[dir] {
 		return false
 	}
 	for _, i := range rs.exact[string(k.service)] {
-		if s := &rs.specs[i]; !s.observe && s.head(k) {
+		if s := &rs.specs[i]; !s.observe && s.head(dir, k) {
 			return true
 		}
 	}
 	for _, i := range rs.rest {
-		if s := &rs.specs[i]; !s.observe && s.head(k) {
+		if s := &rs.specs[i]; !s.observe && s.head(dir, k) {
 			return true
 		}
 	}
 	return false
 }
 
-// select appends the indices of the rules that match the call, ascending.
-func (rs *ruleset) matching(dst []int, k *known) []int {
+// matching appends the indices of the rules that match the call, ascending.
+func (rs *ruleset) matching(dst []int, dir policy.Direction, k *known) []int {
 	a, b := rs.exact[string(k.service)], rs.rest
 	for len(a)+len(b) > 0 {
 		var i int
@@ -165,7 +176,7 @@ func (rs *ruleset) matching(dst []int, k *known) []int {
 		} else {
 			i, b = b[0], b[1:]
 		}
-		if rs.specs[i].matches(k) {
+		if rs.specs[i].matches(dir, k) {
 			dst = append(dst, i)
 		}
 	}

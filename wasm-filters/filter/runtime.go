@@ -10,12 +10,11 @@ import (
 
 // Identity tells plugins apart. A plugin whose configuration changes keeps its identity.
 type Identity struct {
-	Name      string           // of the plugin, in Envoy's configuration
-	Root      string           // root_id
-	Direction policy.Direction // of its listeners
+	Name string // of the plugin, in Envoy's configuration
+	Root string // root_id
 }
 
-func (id Identity) key() string { return id.Name + "\x00" + id.Root + "\x00" + id.Direction.String() }
+func (id Identity) key() string { return id.Name + "/" + id.Root }
 
 // Runtime is a plugin as it lives on while Envoy replaces its configuration: connections, metrics, and the state of
 // rules that stay the same.
@@ -25,7 +24,6 @@ func (id Identity) key() string { return id.Name + "\x00" + id.Root + "\x00" + i
 type Runtime struct {
 	vm   *VM
 	key  string
-	dir  policy.Direction
 	refs int // plugin contexts
 
 	rules  *ruleset
@@ -34,8 +32,8 @@ type Runtime struct {
 
 	seed    uint64
 	routes  routes
-	beyond  [][3]*route // by protocol and direction
-	matched []int       // scratch
+	beyond  [][directions]*route // by protocol and direction
+	matched []int                // scratch
 
 	metrics  metrics
 	info     Metric // config_info of the current generation
@@ -71,23 +69,23 @@ func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.F
 	key := id.key()
 	rt := vm.runtimes[key]
 	if rt == nil {
-		rt = &Runtime{vm: vm, key: key, dir: id.Direction, info: undefined, bad: undefined}
+		rt = &Runtime{vm: vm, key: key, info: undefined, bad: undefined}
 		rt.seed = maphash.String(maphash.MakeSeed(), key)
-		rt.metrics.init(vm.host, id.Direction, vm.protocols)
+		rt.metrics.init(vm.host, vm.protocols)
 		vm.runtimes[key] = rt
 	}
 	rt.refs++
 	p := &Plugin{rt: rt}
 	conf, faults := config.Decode(data)
 	if len(faults) == 0 {
-		p.rules, faults = vm.compile(conf, id.Direction, app)
+		p.rules, faults = vm.compile(conf, app)
 	}
 	if len(faults) > 0 {
 		p.rules = nil
 		rt.rejected = true
 		vm.logFaults(id.Name, faults, rt.rules != nil)
 		if rt.rules == nil {
-			zero, _ := vm.compile(&config.Plugin{}, id.Direction, app)
+			zero, _ := vm.compile(&config.Plugin{}, app)
 			rt.use(zero)
 		}
 		return p, faults
@@ -147,8 +145,8 @@ func (rt *Runtime) use(rs *ruleset) {
 	rt.metrics.limits = rs.conf.Metrics
 }
 
-// NewConn begins a connection. now is the time of its first callback.
-func (p *Plugin) NewConn() *Conn {
+// NewConn begins a connection. dir tells at which end of its calls this Envoy stands.
+func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 	rt := p.rt
 	if p.rules != nil && p.rules != rt.rules {
 		// Envoy does not configure a plugin again when it goes back to a configuration that is still in use by open
@@ -163,7 +161,7 @@ func (p *Plugin) NewConn() *Conn {
 		vm.conns = c.next
 		*c = Conn{}
 	}
-	c.rt, c.protocol = rt, -1
+	c.rt, c.dir, c.protocol = rt, dir, -1
 	c.next = rt.conns
 	if c.next != nil {
 		c.next.prev = c
@@ -241,16 +239,14 @@ func (rt *Runtime) flush() {
 	rt.reportRules()
 	host := rt.vm.host
 	if rt.info == undefined {
-		b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
-		b = appendLabel(b, config.TagRevision, rt.rules.conf.Generation)
+		b := appendLabel(rt.vm.line[:0], config.TagRevision, rt.rules.conf.Generation)
 		rt.vm.line = append(b, nameConfigInfo...)
 		rt.info = host.Gauge(rt.vm.line)
 	}
 	host.Set(rt.info, 1)
 	if rt.rejected || rt.bad != undefined {
 		if rt.bad == undefined {
-			b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
-			rt.vm.line = append(b, nameConfigBad...)
+			rt.vm.line = append(rt.vm.line[:0], nameConfigBad...)
 			rt.bad = host.Gauge(rt.vm.line)
 		}
 		var v uint64
@@ -276,8 +272,7 @@ func (rt *Runtime) reportRules() {
 				continue
 			}
 			if s.ids[a] == undefined {
-				b := appendLabel(rt.vm.line[:0], config.TagDirection, rt.dir.String())
-				b = appendLabel(b, config.TagRule, s.Name())
+				b := appendLabel(rt.vm.line[:0], config.TagRule, s.Name())
 				b = appendLabel(b, config.TagAction, ruleActions[a])
 				rt.vm.line = append(b, nameRuleHits...)
 				s.ids[a] = rt.vm.host.Counter(rt.vm.line)

@@ -14,6 +14,7 @@ const tickMillis = 1000
 var (
 	vm      *filter.VM
 	plugins = make(map[uint32]*filter.Plugin)
+	parents = make(map[uint32]uint32) // plugin of each connection that has not begun
 	conns   = make(map[uint32]*filter.Conn)
 	data    buffer
 )
@@ -32,9 +33,7 @@ func onContextCreate(id, parent uint32) {
 	if parent == 0 {
 		return // a plugin: see onConfigure
 	}
-	if p := plugins[parent]; p != nil {
-		conns[id] = p.NewConn()
-	}
+	parents[id] = parent
 }
 
 // onConfigure always accepts: Envoy would close every connection on account of a typing error in a rule. What the filter
@@ -51,14 +50,6 @@ func onConfigure(id, size uint32) uint32 {
 		Name: string(property("plugin_name")),
 		Root: string(property("plugin_root_id")),
 	}
-	if d := property("listener_direction"); len(d) == 8 {
-		switch binary.LittleEndian.Uint64(d) {
-		case 1: // envoy.config.core.v3.TrafficDirection.INBOUND
-			identity.Direction = policy.DirectionServer
-		case 2: // OUTBOUND
-			identity.Direction = policy.DirectionClient
-		}
-	}
 	p, _ := vm.Configure(identity, application(), conf)
 	plugins[id] = p
 	proxySetTickPeriod(tickMillis)
@@ -68,15 +59,28 @@ func onConfigure(id, size uint32) uint32 {
 // application is the workload's: its label "app", the one that Kubernetes recommends, or the workload's name.
 func application() string {
 	for _, path := range [][]string{
-		{"node", "metadata", "LABELS", "app"},
-		{"node", "metadata", "LABELS", "app.kubernetes.io/name"},
-		{"node", "metadata", "WORKLOAD_NAME"},
+		{"xds", "node", "metadata", "LABELS", "app"},
+		{"xds", "node", "metadata", "LABELS", "app.kubernetes.io/name"},
+		{"xds", "node", "metadata", "WORKLOAD_NAME"},
 	} {
 		if v := property(path...); len(v) > 0 {
 			return string(v)
 		}
 	}
 	return ""
+}
+
+// direction is that of the connection's listener. One plugin may serve listeners of both directions.
+func direction() policy.Direction {
+	if d := property("xds", "listener_direction"); len(d) == 8 {
+		switch binary.LittleEndian.Uint64(d) {
+		case 1: // envoy.config.core.v3.TrafficDirection.INBOUND
+			return policy.DirectionServer
+		case 2: // OUTBOUND
+			return policy.DirectionClient
+		}
+	}
+	return policy.DirectionUnknown
 }
 
 //go:wasmexport proxy_on_tick
@@ -87,7 +91,13 @@ func onTick(id uint32) {
 }
 
 //go:wasmexport proxy_on_new_connection
-func onNewConnection(_ uint32) uint32 { return actionContinue }
+func onNewConnection(id uint32) uint32 {
+	if p := plugins[parents[id]]; p != nil {
+		conns[id] = p.NewConn(direction())
+	}
+	delete(parents, id)
+	return actionContinue
+}
 
 //go:wasmexport proxy_on_downstream_data
 func onDownstreamData(id, size, end uint32) uint32 {
@@ -133,6 +143,7 @@ func onLog(_ uint32) {}
 
 //go:wasmexport proxy_on_delete
 func onDelete(id uint32) {
+	delete(parents, id)
 	end(id)
 	onDone(id)
 }
