@@ -14,6 +14,7 @@ const (
 	maxBytes  = 16 << 20 // of a whole configuration
 	maxFaults = 100
 	maxDepth  = 16 // the deepest unknown value that is skipped
+	maxSeen   = 64 // names of an object that are remembered: there are fewer that are known
 )
 
 // A reader reads one JSON text. After an error of syntax, which is a fault too, nothing more is read: dead is set.
@@ -98,7 +99,9 @@ func (r *reader) object(field func(name string) bool) {
 				break
 			}
 		}
-		seen = append(seen, name)
+		if len(seen) < maxSeen {
+			seen = append(seen, name)
+		}
 		if !field(name) {
 			r.fault("unknown field")
 			r.skip(maxDepth)

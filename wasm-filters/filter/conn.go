@@ -145,7 +145,7 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, out *output) Action
 				need = len(view) + 1 // a codec that asks for what it has: do not loop
 			}
 			// The frame goes on in a later callback. If it may have to be rejected, it waits here.
-			s.hold = grow(vm.holds.get(min(need, n-pos+n/4+64)), n-pos)
+			s.hold = vm.holds.get(n - pos)[:n-pos]
 			b.CopyTo(s.hold, pos)
 			s.want = need
 			if s.withheld = c.mayReject(side); s.withheld {

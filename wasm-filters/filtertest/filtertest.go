@@ -1,0 +1,268 @@
+// Package filtertest runs scripts of what connections do through the filter, natively and in the compiled module, and
+// holds both to the same outcome.
+//
+// A script is a text file in testdata. Its blocks are commands, then a line of four dashes, then what they print; go test
+// -update writes that part again. The commands:
+//
+//	config {"throttle": …}        a new plugin context with this configuration (JSON, to the end of the line)
+//	open NAME client|server       a new connection through a listener of that direction, under the newest context
+//	down NAME BYTES               one or more callbacks with bytes from the client …
+//	up NAME BYTES                 … or from the server; prints what leaves the filter
+//	down-end NAME BYTES           the same, and no more will come; up-end likewise
+//	bytewise NAME down|up BYTES   every byte in a callback of its own
+//	close NAME                    the connection is gone
+//	tick DURATION                 the clock advances, then the plugin's timer fires
+//	advance DURATION              the clock advances
+//	metrics [PREFIX …]            prints the metrics that are not zero, of those names
+//	logs                          prints the lines logged since the last time
+//
+// BYTES are items separated by spaces; each is bytes, and | is a border between callbacks:
+//
+//	bolt.req(id=1,service=S,method=m,caller=a,size=100)   also dubbo.…, and kinds oneway, resp, hb, ack, event, fail
+//	hex(dabb…)  text(GET / HTTP/1.1)  zeros(100)
+//	ITEM[2:10]                                            a part of it
+package filtertest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// A Rig is a filter in surroundings that a test controls.
+type Rig interface {
+	// Configure makes a new plugin context.
+	Configure(conf string) error
+	// Open begins a connection under the newest context and returns its number.
+	Open(dir policy.Direction) (int, error)
+	// Data gives the filter one callback and returns what the buffer holds afterwards, and whether the connection is to be
+	// closed.
+	Data(conn int, side filter.Side, data []byte, end bool) (out []byte, closed bool, err error)
+	// Close ends a connection.
+	Close(conn int) error
+	// Tick fires the newest context's timer.
+	Tick() error
+	// World is what the filter sees and what it did to it.
+	World() *World
+}
+
+// World is a host in memory: a clock that stands still, metrics, a log and shared data. The zero value is ready.
+type World struct {
+	Clock  policy.Nanos
+	App    string // the workload's application
+	values []value
+	names  map[string]filter.Metric
+	logs   []string
+	shared map[string]entry
+	mark   uint32
+	Calls  int // of the host, by the filter
+}
+
+type value struct {
+	name  string
+	gauge bool
+	n     int64
+}
+
+type entry struct {
+	value []byte
+	mark  uint32
+}
+
+func (w *World) define(name string, gauge bool) filter.Metric {
+	w.Calls++
+	key := fmt.Sprint(gauge, name)
+	if m, ok := w.names[key]; ok {
+		return m
+	}
+	if w.names == nil {
+		w.names = make(map[string]filter.Metric)
+	}
+	m := filter.Metric(len(w.values))
+	w.values = append(w.values, value{name: name, gauge: gauge})
+	w.names[key] = m
+	return m
+}
+
+func (w *World) add(m filter.Metric, delta int64) {
+	w.Calls++
+	if delta < 0 && !w.values[m].gauge {
+		panic("counter decreases: " + w.values[m].name)
+	}
+	w.values[m].n += delta
+}
+
+func (w *World) set(m filter.Metric, v uint64) {
+	w.Calls++
+	w.values[m].n = int64(v)
+}
+
+func (w *World) log(level filter.Level, line string) {
+	w.Calls++
+	w.logs = append(w.logs, [...]string{"info", "warn", "error"}[level]+": "+line)
+}
+
+func (w *World) get(key string) ([]byte, uint32, bool) {
+	w.Calls++
+	e, ok := w.shared[key]
+	return e.value, e.mark, ok
+}
+
+func (w *World) swap(key string, v []byte, mark uint32) bool {
+	w.Calls++
+	if e, ok := w.shared[key]; ok && mark != 0 && mark != e.mark {
+		return false
+	}
+	if w.shared == nil {
+		w.shared = make(map[string]entry)
+	}
+	w.mark++
+	w.shared[key] = entry{slices.Clone(v), w.mark}
+	return true
+}
+
+// Logs returns the lines since the last call.
+func (w *World) Logs() []string {
+	l := w.logs
+	w.logs = nil
+	return l
+}
+
+// Metrics returns the metrics that are not zero as Prometheus would show them, sorted; only those whose name begins with one
+// of the prefixes, if there are any.
+func (w *World) Metrics(prefixes ...string) []string {
+	var out []string
+	for _, v := range w.values {
+		if v.n == 0 {
+			continue
+		}
+		name, labels := parseStat(v.name)
+		if len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			out = append(out, fmt.Sprintf("%s{%s} %d", name, strings.Join(labels, ","), v.n))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Metric returns the value of one metric, named as Metrics prints it.
+func (w *World) Metric(series string) int64 {
+	for _, v := range w.values {
+		name, labels := parseStat(v.name)
+		if name+"{"+strings.Join(labels, ",")+"}" == series {
+			return v.n
+		}
+	}
+	return 0
+}
+
+// parseStat takes a stat's name apart as Envoy does with Istio's expressions for tags.
+func parseStat(stat string) (name string, labels []string) {
+	for _, tag := range config.StatTags {
+		at := strings.Index(stat, tag+"=.=")
+		if at < 0 {
+			continue
+		}
+		end := strings.Index(stat[at:], ";.;")
+		if end < 0 {
+			continue
+		}
+		labels = append(labels, tag+`="`+stat[at+len(tag)+3:at+end]+`"`)
+		stat = stat[:at] + stat[at+end+3:]
+	}
+	return stat, labels
+}
+
+// Native runs the filter as it is.
+type Native struct {
+	world   *World
+	vm      *filter.VM
+	plugins []*filter.Plugin
+	conns   []*filter.Conn
+}
+
+// NewNative returns a rig without Wasm. worlds may share a World, as workers share an Envoy.
+func NewNative(w *World, protocols []filter.Protocol) *Native {
+	return &Native{world: w, vm: filter.New(nativeHost{w}, protocols)}
+}
+
+// nativeHost implements filter.Host.
+type nativeHost struct{ *World }
+
+func (h nativeHost) Now() policy.Nanos                 { h.Calls++; return h.Clock }
+func (h nativeHost) Log(l filter.Level, line []byte)   { h.log(l, string(line)) }
+func (h nativeHost) Counter(name []byte) filter.Metric { return h.define(string(name), false) }
+func (h nativeHost) Gauge(name []byte) filter.Metric   { return h.define(string(name), true) }
+func (h nativeHost) Add(m filter.Metric, delta int64)  { h.add(m, delta) }
+func (h nativeHost) Set(m filter.Metric, v uint64)     { h.set(m, v) }
+func (h nativeHost) Shared() policy.Shared             { return nativeShared(h) }
+
+type nativeShared struct{ *World }
+
+func (s nativeShared) Get(dst, key []byte) ([]byte, uint32, bool) {
+	v, mark, ok := s.get(string(key))
+	return append(dst, v...), mark, ok
+}
+
+func (s nativeShared) CompareAndSwap(key, v []byte, mark uint32) bool {
+	return s.swap(string(key), v, mark)
+}
+
+// Slice is a filter.Buffer over a slice.
+type Slice struct{ B []byte }
+
+// CopyTo implements filter.Buffer.
+func (s *Slice) CopyTo(dst []byte, off int) {
+	if off+len(dst) > len(s.B) {
+		panic("filtertest: read beyond the buffer")
+	}
+	copy(dst, s.B[off:])
+}
+
+// Prepend implements filter.Buffer.
+func (s *Slice) Prepend(b []byte) { s.B = append(slices.Clone(b), s.B...) }
+
+// Replace implements filter.Buffer.
+func (s *Slice) Replace(b []byte) { s.B = slices.Clone(b) }
+
+// Configure implements Rig.
+func (n *Native) Configure(conf string) error {
+	p, _ := n.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, n.world.App, []byte(conf))
+	n.plugins = append(n.plugins, p)
+	return nil
+}
+
+// Use makes the i-th context the newest, as Envoy does when it goes back to a configuration that open connections still use.
+func (n *Native) Use(i int) { n.plugins = append(n.plugins, n.plugins[i]) }
+
+// Open implements Rig.
+func (n *Native) Open(dir policy.Direction) (int, error) {
+	n.conns = append(n.conns, n.plugins[len(n.plugins)-1].NewConn(dir))
+	return len(n.conns) - 1, nil
+}
+
+// Data implements Rig.
+func (n *Native) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, bool, error) {
+	b := &Slice{B: slices.Clone(data)}
+	action := n.conns[conn].Data(side, b, len(data), end)
+	return b.B, action == filter.Close, nil
+}
+
+// Close implements Rig.
+func (n *Native) Close(conn int) error {
+	n.conns[conn].End()
+	return nil
+}
+
+// Tick implements Rig.
+func (n *Native) Tick() error {
+	n.plugins[len(n.plugins)-1].Tick()
+	return nil
+}
+
+// World implements Rig.
+func (n *Native) World() *World { return n.world }

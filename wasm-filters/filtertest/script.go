@@ -1,0 +1,241 @@
+package filtertest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
+
+// A Block is commands of a script and what they print.
+type Block struct {
+	Line     int // of its first command, from 1
+	Input    []string
+	Expected string
+}
+
+// ReadScript reads a script file.
+func ReadScript(path string) ([]Block, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var blocks []Block
+	var b *Block
+	output := false
+	for i, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
+		switch {
+		case line == "" && (b == nil || output):
+			b, output = nil, false
+			continue
+		case b == nil:
+			blocks = append(blocks, Block{Line: i + 1})
+			b = &blocks[len(blocks)-1]
+			fallthrough
+		default:
+			if line == "----" && !output {
+				output = true
+			} else if output {
+				b.Expected += line + "\n"
+			} else {
+				b.Input = append(b.Input, line)
+			}
+		}
+	}
+	return blocks, nil
+}
+
+// FormatScript is the reverse of ReadScript.
+func FormatScript(blocks []Block) []byte {
+	var out bytes.Buffer
+	for i, b := range blocks {
+		if i > 0 {
+			out.WriteByte('\n')
+		}
+		for _, l := range b.Input {
+			out.WriteString(l + "\n")
+		}
+		if commands(b) {
+			out.WriteString("----\n" + b.Expected)
+		}
+	}
+	return out.Bytes()
+}
+
+// commands tells whether b has any: a block of comments prints nothing.
+func commands(b Block) bool {
+	for _, l := range b.Input {
+		if l != "" && l[0] != '#' {
+			return true
+		}
+	}
+	return false
+}
+
+// Script runs blocks on a rig.
+type Script struct {
+	rig    Rig
+	codecs []protocol.Codec
+	conns  map[string]*scriptConn
+}
+
+type scriptConn struct {
+	number int
+	codec  protocol.Codec // by which its bytes are described
+	side   [2]struct{ in, out []byte }
+}
+
+// NewScript returns a script that runs on rig; codecs describe what comes out.
+func NewScript(rig Rig, codecs []protocol.Codec) *Script {
+	return &Script{rig: rig, codecs: codecs, conns: make(map[string]*scriptConn)}
+}
+
+// Run runs one block and returns what it prints.
+func (s *Script) Run(b Block) (string, error) {
+	var out strings.Builder
+	for i, line := range b.Input {
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := s.command(&out, line); err != nil {
+			return out.String(), fmt.Errorf("line %d: %s: %w", b.Line+i, line, err)
+		}
+	}
+	return out.String(), nil
+}
+
+func (s *Script) command(out *strings.Builder, line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	args := strings.Fields(rest)
+	arg := func(i int) string {
+		if i < len(args) {
+			return args[i]
+		}
+		return ""
+	}
+	world := s.rig.World()
+	switch word {
+	case "config":
+		return s.rig.Configure(rest)
+	case "app":
+		world.App = arg(0)
+		return nil
+	case "open":
+		dir := map[string]policy.Direction{"client": policy.DirectionClient, "server": policy.DirectionServer}[arg(1)]
+		n, err := s.rig.Open(dir)
+		if err == nil {
+			s.conns[arg(0)] = &scriptConn{number: n}
+		}
+		return err
+	case "close":
+		c := s.conns[arg(0)]
+		if c == nil {
+			return fmt.Errorf("no connection %q", arg(0))
+		}
+		delete(s.conns, arg(0))
+		return s.rig.Close(c.number)
+	case "tick", "advance":
+		d, err := time.ParseDuration(arg(0))
+		if err != nil {
+			return err
+		}
+		world.Clock += policy.Nanos(d)
+		if word == "tick" {
+			return s.rig.Tick()
+		}
+		return nil
+	case "metrics":
+		for _, l := range world.Metrics(args...) {
+			out.WriteString(l + "\n")
+		}
+		return nil
+	case "logs":
+		for _, l := range world.Logs() {
+			out.WriteString(l + "\n")
+		}
+		return nil
+	case "down", "up", "down-end", "up-end", "bytewise":
+		c := s.conns[arg(0)]
+		if c == nil {
+			return fmt.Errorf("no connection %q", arg(0))
+		}
+		items := args[1:]
+		bytewise := word == "bytewise"
+		if bytewise {
+			word, items = arg(1), items[1:]
+		}
+		side := filter.Downstream
+		if strings.HasPrefix(word, "up") {
+			side = filter.Upstream
+		}
+		return s.data(out, c, side, items, bytewise, strings.HasSuffix(word, "-end"))
+	}
+	return fmt.Errorf("unknown command")
+}
+
+// data runs the callbacks of one command.
+func (s *Script) data(out *strings.Builder, c *scriptConn, side filter.Side, items []string, bytewise, end bool) error {
+	var chunks [][]byte
+	var chunk []byte
+	for _, it := range items {
+		if it == "|" {
+			chunks = append(chunks, chunk)
+			chunk = nil
+			continue
+		}
+		b, err := item(it)
+		if err != nil {
+			return err
+		}
+		if c.codec == nil {
+			for _, codec := range s.codecs {
+				if strings.HasPrefix(it, codec.Name()+".") {
+					c.codec = codec
+				}
+			}
+		}
+		chunk = append(chunk, b...)
+	}
+	chunks = append(chunks, chunk)
+	if bytewise {
+		whole := bytes.Join(chunks, nil)
+		chunks = nil
+		for i := range whole {
+			chunks = append(chunks, whole[i:i+1])
+		}
+	}
+	var in, result []byte
+	closed := false
+	for i, ch := range chunks {
+		got, cl, err := s.rig.Data(c.number, side, ch, end && i == len(chunks)-1)
+		if err != nil {
+			return err
+		}
+		in, result = append(in, ch...), append(result, got...)
+		if cl {
+			closed = true
+			break
+		}
+	}
+	switch {
+	case bytes.Equal(in, result):
+		fmt.Fprintf(out, "same, %d bytes\n", len(in))
+	case len(result) == 0:
+		out.WriteString("nothing\n")
+	case c.codec == nil:
+		fmt.Fprintf(out, "%d bytes\n", len(result))
+	default:
+		for _, l := range describe(c.codec, result) {
+			out.WriteString(l + "\n")
+		}
+	}
+	if closed {
+		out.WriteString("closed\n")
+	}
+	return nil
+}

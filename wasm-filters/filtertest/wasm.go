@@ -1,0 +1,328 @@
+package filtertest
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// Engine holds the compiled module. Close ends it with all its rigs.
+type Engine struct {
+	runtime wazero.Runtime
+	module  wazero.CompiledModule
+	count   int
+}
+
+// Numbers of the Proxy-Wasm ABI.
+const (
+	statusOK          = 0
+	statusNotFound    = 1
+	statusBadArgument = 2
+	statusMismatch    = 8
+)
+
+// NewEngine compiles a module.
+func NewEngine(ctx context.Context, wasm []byte) (*Engine, error) {
+	e := &Engine{runtime: wazero.NewRuntime(ctx)}
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, e.runtime); err != nil {
+		return nil, fmt.Errorf("filtertest: %w", err)
+	}
+	if err := e.exportHost(ctx); err != nil {
+		return nil, fmt.Errorf("filtertest: %w", err)
+	}
+	var err error
+	if e.module, err = e.runtime.CompileModule(ctx, wasm); err != nil {
+		return nil, fmt.Errorf("filtertest: %w", err)
+	}
+	return e, nil
+}
+
+// Close frees everything.
+func (e *Engine) Close(ctx context.Context) error { return e.runtime.Close(ctx) }
+
+// Wasm runs the compiled module in a host that behaves as Envoy's does.
+type Wasm struct {
+	ctx     context.Context
+	world   *World
+	module  api.Module
+	next    uint32 // context id
+	plugin  uint32
+	conns   []*wasmConn
+	conf    []byte
+	current uint32    // the effective context
+	data    *wasmConn // of the callback at hand
+	ticks   map[uint32]uint32
+}
+
+type wasmConn struct {
+	id     uint32
+	dir    policy.Direction
+	buffer []byte
+	kind   uint32 // of buffer
+	closed bool
+}
+
+type rigKey struct{}
+
+// NewRig instantiates the module. Rigs may share a World, as the workers of an Envoy do.
+func (e *Engine) NewRig(ctx context.Context, w *World) (*Wasm, error) {
+	r := &Wasm{world: w, next: 1, ticks: make(map[uint32]uint32)}
+	r.ctx = context.WithValue(ctx, rigKey{}, r)
+	e.count++
+	var err error
+	r.module, err = e.runtime.InstantiateModule(r.ctx, e.module, wazero.NewModuleConfig().WithName(fmt.Sprint("isthmus-", e.count)).
+		WithStartFunctions("_initialize").WithStderr(os.Stderr).
+		// Go's runtime does not start at the time zero.
+		WithNanotime(func() int64 { return int64(w.Clock) + 1 }, 1))
+	if err != nil {
+		return nil, fmt.Errorf("filtertest: %w", err)
+	}
+	return r, nil
+}
+
+// call calls an exported function with context id as the effective one.
+func (r *Wasm) call(name string, id uint32, args ...uint64) (uint64, error) {
+	r.current = id
+	f := r.module.ExportedFunction(name)
+	if f == nil {
+		return 0, fmt.Errorf("filtertest: module does not export %s", name)
+	}
+	res, err := f.Call(r.ctx, append([]uint64{uint64(id)}, args...)...)
+	if err != nil {
+		return 0, fmt.Errorf("filtertest: %s: %w", name, err)
+	}
+	if len(res) > 0 {
+		return res[0], nil
+	}
+	return 0, nil
+}
+
+// Configure implements Rig.
+func (r *Wasm) Configure(conf string) error {
+	id := r.next
+	r.next++
+	r.conf = []byte(conf)
+	if _, err := r.call("proxy_on_context_create", id, 0); err != nil {
+		return err
+	}
+	if ok, err := r.call("proxy_on_vm_start", id, 0); err != nil || ok != 1 {
+		return fmt.Errorf("filtertest: VM did not start: %w", err)
+	}
+	if ok, err := r.call("proxy_on_configure", id, uint64(len(conf))); err != nil || ok != 1 {
+		return fmt.Errorf("filtertest: configuration refused: %w", err)
+	}
+	r.plugin = id
+	return nil
+}
+
+// Open implements Rig.
+func (r *Wasm) Open(dir policy.Direction) (int, error) {
+	c := &wasmConn{id: r.next, dir: dir}
+	r.next++
+	r.conns = append(r.conns, c)
+	if _, err := r.call("proxy_on_context_create", c.id, uint64(r.plugin)); err != nil {
+		return 0, err
+	}
+	_, err := r.call("proxy_on_new_connection", c.id)
+	return len(r.conns) - 1, err
+}
+
+// Data implements Rig.
+func (r *Wasm) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, bool, error) {
+	c := r.conns[conn]
+	name := "proxy_on_downstream_data"
+	c.kind = 2
+	if side == filter.Upstream {
+		name, c.kind = "proxy_on_upstream_data", 3
+	}
+	c.buffer = slices.Clone(data)
+	r.data = c
+	var last uint64
+	if end {
+		last = 1
+	}
+	action, err := r.call(name, c.id, uint64(len(data)), last)
+	r.data = nil
+	if err == nil && action != 0 && !c.closed {
+		err = fmt.Errorf("filtertest: %s paused", name)
+	}
+	return c.buffer, c.closed, err
+}
+
+// Close implements Rig.
+func (r *Wasm) Close(conn int) error {
+	c := r.conns[conn]
+	for _, step := range []string{"proxy_on_downstream_connection_close", "proxy_on_upstream_connection_close"} {
+		if _, err := r.call(step, c.id, 1); err != nil {
+			return err
+		}
+	}
+	for _, step := range []string{"proxy_on_done", "proxy_on_log", "proxy_on_delete"} {
+		if _, err := r.call(step, c.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tick implements Rig.
+func (r *Wasm) Tick() error {
+	if r.ticks[r.plugin] == 0 {
+		return fmt.Errorf("filtertest: the plugin set no timer")
+	}
+	_, err := r.call("proxy_on_tick", r.plugin)
+	return err
+}
+
+// World implements Rig.
+func (r *Wasm) World() *World { return r.world }
+
+// MemoryBytes is the size of the module's memory.
+func (r *Wasm) MemoryBytes() uint32 { return r.module.Memory().Size() }
+
+// give hands b to the module: it asks it for memory, and writes address and length where they are wanted.
+func (r *Wasm) give(ctx context.Context, m api.Module, b []byte, data, size uint32) uint32 {
+	res, err := m.ExportedFunction("proxy_on_memory_allocate").Call(ctx, uint64(len(b)))
+	if err != nil {
+		panic(err)
+	}
+	at := uint32(res[0])
+	if !m.Memory().Write(at, b) || !m.Memory().WriteUint32Le(data, at) || !m.Memory().WriteUint32Le(size, uint32(len(b))) {
+		panic("filtertest: address outside of the memory")
+	}
+	return statusOK
+}
+
+func read(m api.Module, at, n uint32) []byte {
+	b, ok := m.Memory().Read(at, n)
+	if !ok {
+		panic("filtertest: address outside of the memory")
+	}
+	return slices.Clone(b)
+}
+
+// exportHost defines the host's functions, as far as the filter imports them, with Envoy's behaviour.
+func (e *Engine) exportHost(ctx context.Context) error {
+	rig := func(ctx context.Context) *Wasm { return ctx.Value(rigKey{}).(*Wasm) }
+	b := e.runtime.NewHostModuleBuilder("env")
+	export := func(name string, f any) { b.NewFunctionBuilder().WithFunc(f).Export(name) }
+	export("proxy_log", func(ctx context.Context, m api.Module, level, data, size uint32) uint32 {
+		rig(ctx).world.log(filter.Level(level-2), string(read(m, data, size)))
+		return statusOK
+	})
+	export("proxy_get_buffer_bytes", func(ctx context.Context, m api.Module, kind, start, length, data, size uint32) uint32 {
+		r := rig(ctx)
+		r.world.Calls++
+		var b []byte
+		switch {
+		case kind == 7:
+			b = r.conf
+		case r.data != nil && r.data.kind == kind && r.data.id == r.current:
+			b = r.data.buffer
+		default:
+			return statusBadArgument
+		}
+		if uint64(start) > uint64(len(b)) {
+			return statusBadArgument
+		}
+		b = b[start:]
+		return r.give(ctx, m, b[:min(uint64(length), uint64(len(b)))], data, size)
+	})
+	export("proxy_set_buffer_bytes", func(ctx context.Context, m api.Module, kind, start, length, data, size uint32) uint32 {
+		r := rig(ctx)
+		r.world.Calls++
+		if r.data == nil || r.data.kind != kind || r.data.id != r.current {
+			return statusBadArgument
+		}
+		b := read(m, data, size)
+		c := r.data
+		// As Envoy's Wasm::Buffer::copyFrom: nothing within the buffer can be replaced.
+		switch {
+		case start == 0 && length == 0:
+			c.buffer = append(b, c.buffer...)
+		case start == 0 && int(length) >= len(c.buffer):
+			c.buffer = b
+		case start == 0:
+			return statusBadArgument
+		case int(start) >= len(c.buffer):
+			c.buffer = append(c.buffer, b...)
+		default:
+			return statusBadArgument
+		}
+		return statusOK
+	})
+	export("proxy_get_property", func(ctx context.Context, m api.Module, path, length, data, size uint32) uint32 {
+		r := rig(ctx)
+		var v []byte
+		switch strings.ReplaceAll(string(read(m, path, length)), "\x00", ".") {
+		case "plugin_name", "plugin_root_id":
+			v = []byte("isthmus")
+		case "xds.node.metadata.LABELS.app":
+			v = []byte(r.world.App)
+		case "xds.listener_direction":
+			for _, c := range r.conns {
+				if c.id == r.current {
+					v = binary.LittleEndian.AppendUint64(nil, map[policy.Direction]uint64{policy.DirectionServer: 1, policy.DirectionClient: 2}[c.dir])
+				}
+			}
+		}
+		if len(v) == 0 {
+			return statusNotFound
+		}
+		return r.give(ctx, m, v, data, size)
+	})
+	export("proxy_get_shared_data", func(ctx context.Context, m api.Module, key, length, data, size, mark uint32) uint32 {
+		r := rig(ctx)
+		v, n, ok := r.world.get(string(read(m, key, length)))
+		if !ok {
+			return statusNotFound
+		}
+		m.Memory().WriteUint32Le(mark, n)
+		return r.give(ctx, m, v, data, size)
+	})
+	export("proxy_set_shared_data", func(ctx context.Context, m api.Module, key, keyLength, data, size, mark uint32) uint32 {
+		if !rig(ctx).world.swap(string(read(m, key, keyLength)), read(m, data, size), mark) {
+			return statusMismatch
+		}
+		return statusOK
+	})
+	export("proxy_define_metric", func(ctx context.Context, m api.Module, kind, name, length, id uint32) uint32 {
+		if kind > 1 {
+			return statusBadArgument
+		}
+		m.Memory().WriteUint32Le(id, uint32(rig(ctx).world.define(string(read(m, name, length)), kind == 1)))
+		return statusOK
+	})
+	export("proxy_increment_metric", func(ctx context.Context, id uint32, delta int64) uint32 {
+		rig(ctx).world.add(filter.Metric(id), delta)
+		return statusOK
+	})
+	export("proxy_record_metric", func(ctx context.Context, id uint32, v uint64) uint32 {
+		rig(ctx).world.set(filter.Metric(id), v)
+		return statusOK
+	})
+	export("proxy_set_tick_period_milliseconds", func(ctx context.Context, millis uint32) uint32 {
+		r := rig(ctx)
+		r.ticks[r.current] = millis
+		return statusOK
+	})
+	export("proxy_close_stream", func(ctx context.Context, _ uint32) uint32 {
+		r := rig(ctx)
+		if r.data != nil {
+			r.data.closed = true
+		}
+		return statusOK
+	})
+	_, err := b.Instantiate(ctx)
+	return err
+}
