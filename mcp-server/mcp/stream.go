@@ -1,0 +1,313 @@
+package mcp
+
+import (
+	"cmp"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+)
+
+// The bounds of what a client may ask for.
+const (
+	maxTypes      = 64  // on one stream; istiod asks for 16
+	maxTypeLength = 256 // bytes
+)
+
+// client is one stream.
+type client struct {
+	mu     sync.Mutex // guards what follows; only the stream's own goroutine changes it
+	node   string
+	remote string
+	since  time.Time
+	types  map[resource.Type]*subscription
+}
+
+// subscription is what is known of one type on one stream.
+type subscription struct {
+	nonce    string // of the last response; "" before the first
+	sent     string // its version
+	sentAt   time.Time
+	count    int    // its resources
+	acked    string // the version that the client acknowledged last
+	rejected string // why it rejected the last one; "" if it did not
+	waiting  bool   // for a type that would supersede it
+}
+
+// Client is what is known of one that is connected.
+type Client struct {
+	Node   string       `json:"node"`   // as it names itself: router~IP~pod.namespace~…
+	Remote string       `json:"remote"` // its address
+	Since  time.Time    `json:"since"`
+	Types  []ClientType `json:"types"` // sorted
+}
+
+// ClientType is how far a client is with one type.
+type ClientType struct {
+	Type      resource.Type `json:"type"`
+	Resources int           `json:"resources"`
+	Sent      string        `json:"sent,omitempty"`     // the version sent last
+	Acked     string        `json:"acked,omitempty"`    // the version acknowledged last
+	Rejected  string        `json:"rejected,omitempty"` // why the version sent last was rejected
+}
+
+// Clients returns who is connected, sorted by node and address.
+func (s *Server) Clients() []Client {
+	s.mu.Lock()
+	all := make([]*client, 0, len(s.clients))
+	for c := range s.clients {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	out := make([]Client, len(all))
+	for i, c := range all {
+		out[i] = c.describe()
+	}
+	slices.SortFunc(out, func(a, b Client) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Remote, b.Remote), a.Since.Compare(b.Since))
+	})
+	return out
+}
+
+func (c *client) describe() Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := Client{Node: c.node, Remote: c.remote, Since: c.since, Types: make([]ClientType, 0, len(c.types))}
+	for t, s := range c.types {
+		out.Types = append(out.Types, ClientType{Type: t, Resources: s.count, Sent: s.sent, Acked: s.acked, Rejected: s.rejected})
+	}
+	slices.SortFunc(out.Types, func(a, b ClientType) int { return cmp.Compare(a.Type, b.Type) })
+	return out
+}
+
+// StreamAggregatedResources serves one client until it leaves or the server stops.
+func (s *Server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	ctx := stream.Context()
+	if err := s.authorize(ctx); err != nil {
+		return err
+	}
+	c := &client{since: time.Now(), types: map[resource.Type]*subscription{}}
+	if p, ok := peer.FromContext(ctx); ok {
+		c.remote = p.Addr.String()
+	}
+	s.mu.Lock()
+	s.clients[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.clients, c)
+		s.mu.Unlock()
+	}()
+	log := s.o.Log.With("remote", c.remote)
+	log.Info("mcp client connected")
+
+	// The reader ends with the stream, which ends when this method returns.
+	requests, failed := make(chan *discovery.DiscoveryRequest), make(chan error, 1)
+	go func() {
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case requests <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	settled := time.NewTimer(s.o.Settle)
+	settled.Stop()
+	defer settled.Stop()
+	conn := &connection{server: s, client: c, stream: stream}
+	_, changed := s.latest()
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("mcp client gone", "node", c.node, "error", context.Cause(ctx))
+			return status.FromContextError(ctx.Err()).Err()
+		case err := <-failed:
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			log.Info("mcp client gone", "node", c.node, "error", err)
+			return err
+		case r := <-requests:
+			wait, err := conn.request(r)
+			if err != nil {
+				return err
+			}
+			if wait {
+				settled.Reset(s.o.Settle)
+			}
+		case <-settled.C:
+			conn.settle()
+		case <-changed:
+		}
+		// Whatever it was, the client may now be owed something; what has changed several times meanwhile is sent once.
+		var current *published
+		current, changed = s.latest()
+		if err := conn.sendDue(current); err != nil {
+			return err
+		}
+	}
+}
+
+// connection is the state machine of one stream: requests and sets in, responses out.
+type connection struct {
+	server *Server
+	client *client
+	stream interface {
+		Send(*discovery.DiscoveryResponse) error
+	}
+	nonce uint64
+}
+
+// request takes a request. wait says that the connection has to be settled after a while.
+func (c *connection) request(r *discovery.DiscoveryRequest) (wait bool, err error) {
+	t := resource.Type(r.GetTypeUrl())
+	log := c.server.o.Log.With("remote", c.client.remote, "type", string(t))
+	c.client.mu.Lock()
+	defer c.client.mu.Unlock()
+	if id := r.GetNode().GetId(); id != "" && c.client.node == "" {
+		c.client.node = id
+		log.Info("mcp client named itself", "node", id)
+	}
+	sub := c.client.types[t]
+	if sub == nil {
+		if !wellFormed(t) {
+			if len(t) > maxTypeLength {
+				return false, status.Errorf(codes.InvalidArgument, "a type of %d bytes", len(t))
+			}
+			// Not one of Istio's kinds, such as an Envoy asking for clusters: there is no answer that it could use.
+			log.Debug("mcp client asks for what is no kind of Istio's")
+			return false, nil
+		}
+		if len(c.client.types) == maxTypes {
+			return false, status.Errorf(codes.ResourceExhausted, "more than %d types on one stream", maxTypes)
+		}
+		// The nonce of a first request is not looked at: istiod sends one that nobody has given.
+		sub = &subscription{}
+		if _, ok := superseded[t]; ok {
+			sub.waiting = true
+		}
+		c.client.types[t] = sub
+		return sub.waiting, nil
+	}
+	if r.GetResponseNonce() != sub.nonce || sub.nonce == "" {
+		return false, nil // of an older response, or of none: the answer to the last one is still to come
+	}
+	if e := r.GetErrorDetail(); e != nil {
+		sub.rejected = e.GetMessage()
+		c.server.metrics.rejected.WithLabelValues(label(t)).Inc()
+		log.Warn("mcp client rejects a response", "node", c.client.node, "version", sub.sent, "error", e.GetMessage())
+		return false, nil // it will not like the same again; the next version is sent when there is one
+	}
+	if sub.acked != sub.sent {
+		c.server.metrics.acknowledge.Observe(time.Since(sub.sentAt).Seconds())
+	}
+	sub.acked, sub.rejected = sub.sent, ""
+	return false, nil
+}
+
+// settle ends the waiting for types that would supersede others.
+func (c *connection) settle() {
+	c.client.mu.Lock()
+	defer c.client.mu.Unlock()
+	for _, sub := range c.client.types {
+		sub.waiting = false
+	}
+}
+
+// asked tells whether the client has asked for a type. The caller holds client.mu.
+func (c *connection) asked(t resource.Type) bool { return c.client.types[t] != nil }
+
+// sendDue sends what has changed for the client since it was last sent. A type that it asks for is sent at least once, with
+// nothing in it if need be.
+func (c *connection) sendDue(p *published) error {
+	if p == nil {
+		return nil
+	}
+	type due struct {
+		t    resource.Type
+		what *typed
+	}
+	var list []due
+	c.client.mu.Lock()
+	for t, sub := range c.client.types {
+		if newer, ok := superseded[t]; sub.waiting && ok && !c.asked(newer) {
+			continue
+		}
+		if what := p.of(t, c.asked); sub.nonce == "" || sub.sent != what.version {
+			list = append(list, due{t, what})
+		}
+	}
+	c.client.mu.Unlock()
+	slices.SortFunc(list, func(a, b due) int { return cmp.Compare(a.t, b.t) })
+	for _, d := range list {
+		c.nonce++
+		nonce := strconv.FormatUint(c.nonce, 10)
+		c.client.mu.Lock()
+		sub := c.client.types[d.t]
+		first := sub.nonce == ""
+		sub.nonce, sub.sent, sub.count, sub.sentAt = nonce, d.what.version, len(d.what.resources), time.Now()
+		c.client.mu.Unlock()
+		// Send blocks while the client does not read; nobody else waits for it.
+		if err := c.stream.Send(&discovery.DiscoveryResponse{
+			TypeUrl: string(d.t), VersionInfo: d.what.version, Nonce: nonce, Resources: d.what.resources,
+		}); err != nil {
+			return err
+		}
+		c.server.metrics.responses.WithLabelValues(label(d.t)).Inc()
+		if !first {
+			c.server.metrics.pushed(p)
+		}
+	}
+	return nil
+}
+
+// wellFormed tells whether a type looks like one of Istio's: group/version/kind. Those that are not in Types, which a newer
+// istiod may have, are answered too, with nothing: it would wait for ever otherwise.
+func wellFormed(t resource.Type) bool {
+	if len(t) > maxTypeLength {
+		return false
+	}
+	parts := strings.Split(string(t), "/")
+	return len(parts) == 3 && parts[0] != "" && strings.HasPrefix(parts[1], "v") && parts[2] != "" && !strings.HasPrefix(parts[0], "type.googleapis.com")
+}
+
+// authorize checks the bearer token where one is configured.
+func (s *Server) authorize(ctx context.Context) error {
+	if s.o.Token == nil {
+		return nil
+	}
+	want, err := s.o.Token()
+	if err != nil {
+		s.o.Log.Error("the token of mcp clients cannot be read", "error", err)
+		return status.Error(codes.Unauthenticated, "no token can be checked")
+	}
+	if want == "" {
+		return nil
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	for _, v := range md.Get("authorization") {
+		if subtle.ConstantTimeCompare([]byte(v), []byte("Bearer "+want)) == 1 {
+			return nil
+		}
+	}
+	return status.Error(codes.Unauthenticated, "a bearer token is needed")
+}

@@ -1,0 +1,445 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+)
+
+// Options say how services appear in the mesh. The zero value of each field means its default.
+type Options struct {
+	// Namespace is the one that the ServiceEntries are in. A provider's sidecar gets an inbound listener for its services, and its
+	// labels, only from ServiceEntries in its own namespace, so it is that of the workloads. Default "default".
+	Namespace string
+	// ExportTo are the namespaces that see the services, as in ServiceEntry; empty means the mesh's default, which is all.
+	ExportTo []string
+	// Naming gives the hosts.
+	Naming Naming
+	// VirtualAddresses is the range that services' addresses are allocated from. Default DefaultVirtualAddresses.
+	VirtualAddresses netip.Prefix
+}
+
+func (o Options) withDefaults() Options {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	if !o.VirtualAddresses.IsValid() {
+		o.VirtualAddresses = DefaultVirtualAddresses
+	}
+	return o
+}
+
+// The annotations and labels of the ServiceEntries.
+const (
+	AnnotationFramework  = "isthmus.io/framework"
+	AnnotationInterface  = "isthmus.io/interface"
+	AnnotationVersion    = "isthmus.io/version"
+	AnnotationGroup      = "isthmus.io/group"
+	AnnotationProtocol   = "isthmus.io/protocol"
+	AnnotationRegistries = "isthmus.io/registries"  // names of the registries that hold the service, by commas
+	annotationMetadata   = "metadata.isthmus.io/"   // before the keys of a service's metadata
+	annotationLeftOut    = "isthmus.io/not-carried" // how many entries of the metadata were too many or too long
+	labelManagedBy       = "app.kubernetes.io/managed-by"
+	labelFramework       = "isthmus.io/framework"
+	managedBy            = "isthmus"
+)
+
+// Translation is a snapshot as the mesh will see it.
+type Translation struct {
+	// Services are in the order of the snapshot. A service whose endpoints speak several protocols has one entry for each.
+	Services []Service
+	// TCPPorts are the ports on which RPC over TCP is spoken: those of the endpoints and those that the services are given.
+	// Sorted, each once.
+	TCPPorts []uint16
+	// Problems are what could not be rendered as the registries say it. Sorted, each once.
+	Problems []model.Problem
+
+	set resource.Set
+}
+
+// Service is one service, or the part of it that speaks one protocol, as the mesh will see it.
+type Service struct {
+	Key      model.Key
+	Protocol model.Protocol
+	Host     string
+	Address  netip.Addr // virtual; not valid where the range is full
+	Port     uint16     // at the virtual address; endpoints may listen on others
+	PortName string
+	Carried  int // endpoints that take traffic
+	LeftOut  int // endpoints that are disabled, have weight 0 or cannot be rendered
+}
+
+// Istio renders a snapshot as ServiceEntries.
+func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
+	t := Translate(s, o)
+	return t.Set(), t.Problems
+}
+
+// Set returns the ServiceEntries.
+func (t *Translation) Set() resource.Set { return t.set }
+
+// Translate renders a snapshot as ServiceEntries and tells what it made of each service.
+func Translate(s *model.Snapshot, o Options) *Translation {
+	o = o.withDefaults()
+	t := &Translation{}
+	var problems problems
+	labels := labelsByAddress(s.Services, &problems)
+	var parts []part
+	seen := make(map[model.Key]bool, len(s.Services))
+	for i := range s.Services {
+		svc := &s.Services[i]
+		if seen[svc.Key] {
+			problems.add(model.SeverityError, clip(svc.Key.String()), "DuplicateService", "the snapshot holds it twice; the first one is carried")
+			continue
+		}
+		seen[svc.Key] = true
+		parts = append(parts, o.parts(svc, &problems)...)
+	}
+	hosts := make([]string, len(parts))
+	for i := range parts {
+		hosts[i] = parts[i].host
+	}
+	virtual := allocate(o.VirtualAddresses, hosts)
+
+	ports := map[uint16]bool{}     // of TCP endpoints
+	listening := map[uint16]bool{} // and of TCP services
+	var resources []resource.Resource
+	for i := range parts {
+		p := &parts[i]
+		port := p.port()
+		svc := Service{Key: p.service.Key, Protocol: p.protocol, Host: p.host, Port: port, PortName: p.wire.portName(p.protocol)}
+		if a, ok := virtual[p.host]; ok {
+			svc.Address = a
+		} else {
+			problems.add(model.SeverityError, p.host, "AddressesExhausted", "no virtual address is free in %s for %s; it can only be reached at its endpoints' addresses until the range is made larger", o.VirtualAddresses, p.service.Key)
+		}
+		r := o.serviceEntry(p, &svc, labels, &problems)
+		if p.wire.tcp() {
+			listening[port] = true
+			for _, e := range p.endpoints {
+				ports[e.Port], listening[e.Port] = true, true
+			}
+		}
+		// Without an address a TCP service would take every connection to its port, whoever it is for.
+		if svc.Address.IsValid() || !p.wire.tcp() {
+			resources = append(resources, r)
+		}
+		t.Services = append(t.Services, svc)
+	}
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		if reservedPorts[port] {
+			problems.add(model.SeverityError, fmt.Sprintf("port %d", port), "ReservedPort",
+				"endpoints listen on port %d, which a sidecar keeps for itself: calls to their own addresses are not seen by the filter; the services' virtual addresses work", port)
+			continue
+		}
+		resources = append(resources, o.catchAll(port))
+	}
+	t.TCPPorts = slices.Sorted(maps.Keys(listening))
+	set, err := resource.NewSet(resources)
+	if err != nil { // names are unique, and everything in a body was made valid UTF-8
+		panic("translate: " + err.Error())
+	}
+	t.set = set
+	t.Problems = problems.sorted()
+	return t
+}
+
+// part is what of a service speaks one protocol.
+type part struct {
+	service   *model.Service
+	protocol  model.Protocol
+	wire      wire
+	host      string
+	readable  bool
+	main      bool
+	endpoints []*model.Endpoint // also those that take no traffic
+}
+
+// parts splits a service by protocol, since every endpoint of a ServiceEntry serves all of its ports.
+func (o Options) parts(s *model.Service, problems *problems) []part {
+	by := map[model.Protocol][]*model.Endpoint{}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		by[e.Protocol] = append(by[e.Protocol], e)
+	}
+	main := mainProtocol(s.Key.Framework, by)
+	if len(by) == 0 {
+		by[main] = nil
+	}
+	var parts []part
+	for _, protocol := range slices.Sorted(maps.Keys(by)) {
+		p := part{service: s, protocol: protocol, wire: wireOf(protocol), main: protocol == main, endpoints: by[protocol]}
+		if p.main {
+			p.host, p.readable = o.Naming.Host(s.Key)
+		} else {
+			p.host, p.readable = o.Naming.ProtocolHost(s.Key, protocol)
+			problems.add(model.SeverityWarning, s.Key.String(), "SeveralProtocols", "its endpoints speak %s beside %s; for those the host is %s", clip(string(protocol)), clip(string(main)), p.host)
+		}
+		if !p.readable {
+			problems.add(model.SeverityWarning, clip(s.Key.String()), "NameTooLong", "its name is too long for a host name; %s stands for it, and the annotations of its ServiceEntry say for what", p.host)
+		}
+		if p.wire.unknown {
+			problems.add(model.SeverityWarning, s.Key.String(), "UnknownProtocol", "Isthmus does not know the protocol %q; it is carried as TCP", clip(string(protocol)))
+		}
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+// mainProtocol is the one whose endpoints get the service's own host: the framework's, or else the most frequent, or else the
+// lesser by name.
+func mainProtocol(framework string, by map[model.Protocol][]*model.Endpoint) model.Protocol {
+	native, ok := nativeProtocols[framework]
+	if !ok {
+		native = "tcp"
+	}
+	if len(by) == 0 || by[native] != nil {
+		return native
+	}
+	return slices.MinFunc(slices.Sorted(maps.Keys(by)), func(a, b model.Protocol) int { return cmp.Compare(len(by[b]), len(by[a])) })
+}
+
+// port is the service's: the one that most endpoints listen on, the lesser of two, or the protocol's default.
+func (p *part) port() uint16 {
+	count := map[uint16]int{}
+	for _, e := range p.endpoints {
+		if e.Port != 0 {
+			count[e.Port]++
+		}
+	}
+	if len(count) == 0 {
+		return cmp.Or(p.wire.port, 20880)
+	}
+	return slices.MinFunc(slices.Sorted(maps.Keys(count)), func(a, b uint16) int { return cmp.Compare(count[b], count[a]) })
+}
+
+func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) resource.Resource {
+	body := &networking.ServiceEntry{
+		Hosts:      []string{p.host},
+		Ports:      []*networking.ServicePort{{Number: uint32(svc.Port), Name: svc.PortName, Protocol: p.wire.istio}},
+		Location:   networking.ServiceEntry_MESH_INTERNAL,
+		Resolution: networking.ServiceEntry_STATIC,
+		ExportTo:   o.ExportTo,
+	}
+	if svc.Address.IsValid() {
+		body.Addresses = []string{svc.Address.String()}
+	}
+	names, addresses := 0, 0
+	var weights []uint32
+	for _, e := range p.endpoints {
+		kind := addressKind(e.Address)
+		if kind == addressInvalid || e.Port == 0 {
+			svc.LeftOut++
+			problems.add(model.SeverityError, p.service.Key.String(), "InvalidAddress", "its endpoint %s:%d has no address that can be called; it is left out of the mesh", clip(e.Address), e.Port)
+			continue
+		}
+		if e.Disabled || e.Weight != nil && *e.Weight == 0 {
+			svc.LeftOut++ // istiod takes weight 0 for "not said", which would be 1
+			continue
+		}
+		svc.Carried++
+		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality)}
+		if e.Port != svc.Port {
+			we.Ports = map[string]uint32{svc.PortName: uint32(e.Port)}
+		}
+		body.Endpoints = append(body.Endpoints, we)
+		weights = append(weights, weightOf(e))
+		if kind == addressName {
+			names++
+		} else {
+			addresses++
+		}
+	}
+	if scaled := balance(weights); scaled {
+		problems.add(model.SeverityWarning, p.service.Key.String(), "WeightsScaled", "the weights of its endpoints are too large together; they are scaled down in proportion")
+	}
+	for i := range weights {
+		body.Endpoints[i].Weight = weights[i]
+	}
+	if names > 0 {
+		body.Resolution = networking.ServiceEntry_DNS
+		if addresses > 0 {
+			problems.add(model.SeverityWarning, p.service.Key.String(), "MixedAddresses",
+				"%d of its endpoints are host names and %d are addresses; all are looked up by DNS, so a change reaches sidecars less quickly", names, addresses)
+		}
+	}
+	framework, _ := labelValue(p.service.Key.Framework)
+	return resource.Resource{
+		Type:        resource.TypeServiceEntry,
+		Namespace:   o.Namespace,
+		Name:        strings.TrimSuffix(p.host, "."+o.Naming.suffix()),
+		Labels:      map[string]string{labelManagedBy: managedBy, labelFramework: framework},
+		Annotations: annotations(p),
+		Body:        body,
+	}
+}
+
+// The bounds of what a ServiceEntry carries of a service's metadata, in bytes.
+const (
+	maxAnnotations     = 32
+	maxAnnotationValue = 512
+	maxKeyPart         = 4096
+)
+
+func annotations(p *part) map[string]string {
+	k := p.service.Key
+	out := map[string]string{
+		AnnotationFramework: bounded(k.Framework, maxKeyPart),
+		AnnotationInterface: bounded(k.Interface, maxKeyPart),
+		AnnotationProtocol:  bounded(string(p.protocol), maxKeyPart),
+	}
+	if k.Version != "" {
+		out[AnnotationVersion] = bounded(k.Version, maxKeyPart)
+	}
+	if k.Group != "" {
+		out[AnnotationGroup] = bounded(k.Group, maxKeyPart)
+	}
+	registries := map[string]bool{}
+	for _, e := range p.endpoints {
+		for _, origin := range e.Origins {
+			registries[origin.Registry] = true
+		}
+	}
+	if len(registries) > 0 {
+		out[AnnotationRegistries] = bounded(strings.Join(slices.Sorted(maps.Keys(registries)), ","), maxKeyPart)
+	}
+	carried, left := 0, 0
+	for _, key := range slices.Sorted(maps.Keys(p.service.Metadata)) {
+		name, _ := labelKey(strings.ReplaceAll(key, "/", "."))
+		value := p.service.Metadata[key]
+		if _, ok := out[annotationMetadata+name]; ok || carried == maxAnnotations || len(value) > maxAnnotationValue {
+			left++
+			continue
+		}
+		out[annotationMetadata+name] = strings.ToValidUTF8(value, "?")
+		carried++
+	}
+	if left > 0 {
+		out[annotationLeftOut] = fmt.Sprint(left)
+	}
+	return out
+}
+
+func bounded(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit]
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+// catchAll is for the calls to a port whose callers have chosen the endpoint themselves: they go where they are sent.
+func (o Options) catchAll(port uint16) resource.Resource {
+	host := o.Naming.PortHost(port)
+	return resource.Resource{
+		Type:      resource.TypeServiceEntry,
+		Namespace: o.Namespace,
+		Name:      strings.TrimSuffix(host, "."+o.Naming.suffix()),
+		Labels:    map[string]string{labelManagedBy: managedBy},
+		Body: &networking.ServiceEntry{
+			Hosts:      []string{host},
+			Ports:      []*networking.ServicePort{{Number: uint32(port), Name: "tcp-rpc", Protocol: "TCP"}},
+			Location:   networking.ServiceEntry_MESH_INTERNAL,
+			Resolution: networking.ServiceEntry_NONE,
+			ExportTo:   o.ExportTo,
+		},
+	}
+}
+
+type addressType uint8
+
+const (
+	addressInvalid addressType = iota
+	addressIP
+	addressName
+)
+
+func addressKind(s string) addressType {
+	if a, err := netip.ParseAddr(s); err == nil {
+		if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return addressInvalid
+		}
+		return addressIP
+	}
+	if len(s) > maxHost || s == "" {
+		return addressInvalid
+	}
+	last := ""
+	for label := range strings.SplitSeq(strings.ToLower(strings.TrimSuffix(s, ".")), ".") {
+		if !validLabel(label) {
+			return addressInvalid
+		}
+		last = label
+	}
+	if strings.Trim(last, "0123456789") == "" {
+		return addressInvalid // 10.0.0, 10.0.0.256: no host name, and no address
+	}
+	return addressName
+}
+
+// defaultWeight is what Dubbo and SOFARPC take for an endpoint that names no weight (Constants.DEFAULT_WEIGHT,
+// provider.weight): it only matters beside others that name one.
+const defaultWeight = 100
+
+// weightOf returns 0 where the registry has no weight.
+func weightOf(e *model.Endpoint) uint32 {
+	if e.Weight == nil {
+		return 0
+	}
+	return *e.Weight
+}
+
+// maxTotalWeight bounds the sum of a service's weights: Envoy refuses a locality whose sum exceeds 2^32-1.
+const maxTotalWeight = math.MaxUint32
+
+// balance completes weights where only some are said, and scales them where their sum is too large; scaled tells that.
+func balance(weights []uint32) (scaled bool) {
+	if !slices.ContainsFunc(weights, func(w uint32) bool { return w != 0 }) {
+		return false
+	}
+	var sum uint64
+	for i, w := range weights {
+		weights[i] = cmp.Or(w, defaultWeight)
+		sum += uint64(weights[i])
+	}
+	if sum <= maxTotalWeight {
+		return false
+	}
+	// Rounded down, but for those that would become 0: there is room for one each.
+	room := uint64(maxTotalWeight - len(weights))
+	for i, w := range weights {
+		hi, lo := bits.Mul64(uint64(w), room)
+		share, _ := bits.Div64(hi, lo, sum)
+		weights[i] = uint32(max(share, 1))
+	}
+	return true
+}
+
+// locality writes region/zone/subzone, as much of it as is known.
+func locality(l model.Locality) string {
+	part := func(s string) string { return bounded(strings.ReplaceAll(s, "/", "-"), 255) }
+	return strings.TrimRight(part(l.Region)+"/"+part(l.Zone)+"/"+part(l.SubZone), "/")
+}
+
+// problems collects Problems.
+type problems []model.Problem
+
+func (p *problems) add(severity model.Severity, place, code, format string, args ...any) {
+	*p = append(*p, model.Problem{Severity: severity, Place: strings.ToValidUTF8(place, "?"), Code: code, Message: fmt.Sprintf(format, args...)})
+}
+
+func (p problems) sorted() []model.Problem {
+	slices.SortFunc(p, func(a, b model.Problem) int {
+		return cmp.Or(cmp.Compare(a.Place, b.Place), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(p)
+}
