@@ -146,7 +146,7 @@ func (r *Wasm) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, 
 		name, c.kind = "proxy_on_upstream_data", 3
 	}
 	c.buffer = slices.Clone(data)
-	r.data = c
+	r.data, c.closed = c, false
 	var last uint64
 	if end {
 		last = 1
