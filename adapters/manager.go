@@ -765,12 +765,8 @@ func (l *loop) put(r *run, g model.Group) bool {
 	return true
 }
 
-// tally keeps the counts of a source. A service that several groups describe counts once.
+// tally keeps the counts of services and problems of a source; those of endpoints and consumers follow with the merging.
 func (l *loop) tally(r *run, g model.Group, sign int) {
-	for i := range g.Services {
-		r.source.Endpoints += sign * len(g.Services[i].Endpoints)
-		r.source.Consumers += sign * len(g.Services[i].Consumers)
-	}
 	r.problems += sign * len(g.Problems)
 	r.source.Problems = r.problems
 	r.source.Services = l.merger.servicesOf(r)

@@ -685,9 +685,36 @@ func TestManagerMergesOnlyWhatChanged(t *testing.T) {
 	})
 }
 
+// TestManagerCountsOnce holds what a source counts: an endpoint that two groups of one registry name is one.
+func TestManagerCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, ManagerOptions{})
+		s.set("a", "b")
+		s.run()
+		defer s.end()
+		both := []model.Group{group("/interface", "X", endpoint(1, 1), endpoint(2, 1)), group("/application", "X", endpoint(2, 1), endpoint(3, 1))}
+		s.say("a", Update{Groups: both, Synced: true})
+		s.say("b", Update{Groups: both[:1], Synced: true})
+		b := s.puppet("b") // Set makes new ones also for what runs on
+		x := "dubbo/X 192.0.2.1*1@a//interface@b//interface 192.0.2.2*1@a//application@a//interface@b//interface 192.0.2.3*1@a//application; "
+		time.Sleep(time.Second)
+		s.want(x + "[a synced 1/3][b synced 1/2] complete")
+		s.set("a#2", "b") // counted once also while the old word stands
+		time.Sleep(time.Second)
+		s.want(x + "[a stale 1/3][b synced 1/2] complete")
+		s.say("a#2", Update{Groups: both[1:], Synced: true})
+		time.Sleep(time.Second)
+		s.want("dubbo/X 192.0.2.1*1@b//interface 192.0.2.2*1@a//application@b//interface 192.0.2.3*1@a//application; [a synced 1/2][b synced 1/2] complete")
+		b.says <- Update{Groups: []model.Group{{Source: "/interface"}}}
+		s.say("a#2", Update{Groups: []model.Group{{Source: "/application"}}})
+		time.Sleep(time.Second)
+		s.want("[a synced 0/0][b synced 0/0] complete")
+	})
+}
+
 func BenchmarkFreeze10000(b *testing.B) {
 	m := newMerger()
-	r := &run{}
+	r := &run{groups: map[string]*held{}}
 	groups := make([]model.Group, 10_000)
 	for i := range groups {
 		groups[i] = group(fmt.Sprintf("/%05d", i), fmt.Sprintf("demo.S%05d", i), endpoint(1, 1), endpoint(2, 1), endpoint(3, 1))

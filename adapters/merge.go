@@ -23,6 +23,7 @@ type merged struct {
 	key       model.Key
 	parts     []part
 	listed    bool // is in merger.sorted
+	tallies   []tally
 	service   model.Service
 	conflicts []model.Problem
 }
@@ -32,6 +33,20 @@ type part struct {
 	run     *run
 	source  string
 	service *model.Service
+}
+
+// tally is how much of a service one run knows of, each endpoint and consumer once, however many groups name it.
+type tally struct {
+	run                  *run
+	endpoints, consumers int
+}
+
+// count adds the tallies to, or with -1 takes them from, the sources of their runs.
+func (e *merged) count(sign int) {
+	for _, t := range e.tallies {
+		t.run.source.Endpoints += sign * t.endpoints
+		t.run.source.Consumers += sign * t.consumers
+	}
 }
 
 func newMerger() *merger {
@@ -75,13 +90,18 @@ func (m *merger) remove(r *run, g model.Group) {
 	}
 }
 
-// replace hands the parts of one run to another.
+// replace hands the parts of one run, and what its source counts, to another.
 func (m *merger) replace(old, r *run) {
 	for key := range m.byRun[old] {
 		e := m.keys[key]
 		for i := range e.parts {
 			if e.parts[i].run == old {
 				e.parts[i].run = r
+			}
+		}
+		for i := range e.tallies {
+			if e.tallies[i].run == old {
+				e.tallies[i].run = r
 			}
 		}
 		m.dirty[e] = struct{}{}
@@ -109,6 +129,7 @@ func (m *merger) freeze() (services []model.Service, conflicts []model.Problem, 
 	var fresh []*merged
 	gone := false
 	for e := range m.dirty {
+		e.count(-1)
 		if len(e.parts) == 0 {
 			gone = gone || e.listed
 			e.listed = false
@@ -116,6 +137,7 @@ func (m *merger) freeze() (services []model.Service, conflicts []model.Problem, 
 			continue
 		}
 		e.merge()
+		e.count(1)
 		if !e.listed {
 			e.listed = true
 			fresh = append(fresh, e)
@@ -211,6 +233,7 @@ func (e *merged) merge() {
 			s.Consumers[len(s.Consumers)-1].Origins = origin
 		}
 	}
+	e.tally()
 	slices.Sort(s.Methods)
 	s.Methods = slices.Clip(slices.Compact(s.Methods))
 	slices.SortFunc(s.Endpoints, func(a, b model.Endpoint) int {
@@ -221,6 +244,33 @@ func (e *merged) merge() {
 	})
 	slices.SortFunc(e.conflicts, compareProblems)
 	e.service = s
+}
+
+// tally counts what each run knows of. The parts are sorted by run.
+func (e *merged) tally() {
+	e.tallies = e.tallies[:0]
+	for i := 0; i < len(e.parts); {
+		r, first := e.parts[i].run, i
+		for i < len(e.parts) && e.parts[i].run == r {
+			i++
+		}
+		t := tally{run: r}
+		if i-first == 1 { // adapters say each endpoint once in a group
+			t.endpoints, t.consumers = len(e.parts[first].service.Endpoints), len(e.parts[first].service.Consumers)
+		} else {
+			endpoints, consumers := map[endpointID]bool{}, map[consumerID]bool{}
+			for _, p := range e.parts[first:i] {
+				for j := range p.service.Endpoints {
+					endpoints[idOf(&p.service.Endpoints[j])] = true
+				}
+				for j := range p.service.Consumers {
+					consumers[consumerID{p.service.Consumers[j].Address, p.service.Consumers[j].Application}] = true
+				}
+			}
+			t.endpoints, t.consumers = len(endpoints), len(consumers)
+		}
+		e.tallies = append(e.tallies, t)
+	}
 }
 
 // join adds what a later part says of an endpoint to what earlier ones, of which the first is named, have said.

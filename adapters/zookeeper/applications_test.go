@@ -92,6 +92,7 @@ const (
 )
 
 func TestApplicationsChange(t *testing.T) {
+	t.Parallel()
 	s := zktest.Start(t)
 	v := adapterstest.Watch(t, newDiscoverer(t, "", s.Address()), within)
 	v.Synced()
