@@ -1,0 +1,154 @@
+// Package api defines what the JSON API of mcp-server says: the one place for its types, used by the server and by clients.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
+)
+
+// Service is one service in a list.
+type Service struct {
+	model.Key
+	ID           string           `json:"id"` // framework/interface[:version[:group]]: what the path of one service takes
+	Hosts        []Host           `json:"hosts,omitempty"`
+	Protocols    []model.Protocol `json:"protocols"`    // of its providers; sorted
+	Applications []string         `json:"applications"` // of its providers; sorted
+	Registries   []string         `json:"registries"`   // that hold it; sorted
+	Providers    int              `json:"providers"`
+	Active       int              `json:"active"` // providers that the mesh calls
+	Consumers    int              `json:"consumers"`
+}
+
+// Host is how a service appears in the mesh.
+type Host struct {
+	Host     string         `json:"host"`
+	Address  string         `json:"address,omitempty"` // virtual
+	Port     uint16         `json:"port"`
+	Protocol model.Protocol `json:"protocol"`
+}
+
+// ServiceList is a page of services, sorted by framework, interface, version and group.
+type ServiceList struct {
+	Items    []Service `json:"items"`
+	Total    int       `json:"total"`              // that the filter selects, on all pages
+	Continue string    `json:"continue,omitempty"` // the query parameter that leads to the next page; "" on the last one
+	Version  uint64    `json:"version"`            // of the snapshot
+}
+
+// ServiceDetail is one service with everything that is known of it.
+type ServiceDetail struct {
+	Service
+	Methods      []string          `json:"methods,omitempty"`
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	ProviderList []model.Endpoint  `json:"providerList"`
+	ConsumerList []model.Consumer  `json:"consumerList"`
+}
+
+// ProviderList are the providers of one service.
+type ProviderList struct {
+	Items []model.Endpoint `json:"items"`
+}
+
+// ConsumerList are the consumers of one service.
+type ConsumerList struct {
+	Items []model.Consumer `json:"items"`
+}
+
+// Problem is a fault in somebody's data.
+type Problem struct {
+	Stage string `json:"stage"` // registry, translate, rules, config
+	model.Problem
+}
+
+// ProblemList are all problems that a filter selects.
+type ProblemList struct {
+	Items  []Problem `json:"items"`
+	Errors int       `json:"errors"` // how many of them are of severity error
+}
+
+// Source is the state of a registry.
+type Source struct {
+	model.Source
+	AgeSeconds float64 `json:"ageSeconds,omitempty"` // since its last word; absent where it has said nothing
+}
+
+// SourceList are the registries, in configured order.
+type SourceList struct {
+	Items    []Source `json:"items"`
+	Complete bool     `json:"complete"` // each of them has said everything, now or in a saved word
+}
+
+// Rule is a governance rule that is in force.
+type Rule struct {
+	Kind      string          `json:"kind"`
+	Namespace string          `json:"namespace"`
+	Name      string          `json:"name"`
+	Place     string          `json:"place"` // file:line
+	Enabled   bool            `json:"enabled"`
+	Kept      bool            `json:"kept,omitempty"` // its file holds a newer version that is faulty: see the problems
+	Spec      json.RawMessage `json:"spec"`
+}
+
+// RuleList are the rules in force, sorted by kind, namespace and name.
+type RuleList struct {
+	Items      []Rule `json:"items"`
+	Generation string `json:"generation,omitempty"` // of the filter's configuration that holds them; "" where no filter is configured
+}
+
+// Istiod is a connected client of the MCP server.
+type Istiod struct {
+	Node   string       `json:"node"`
+	Remote string       `json:"remote"`
+	Since  time.Time    `json:"since"`
+	Types  []IstiodType `json:"types"`
+}
+
+// IstiodType is how far it is with one type of resources.
+type IstiodType struct {
+	Type      string `json:"type"`
+	Resources int    `json:"resources"`
+	Synced    bool   `json:"synced"`             // it has acknowledged what was sent last
+	Rejected  string `json:"rejected,omitempty"` // why it rejected what was sent last
+}
+
+// IstiodList are the connected istiods.
+type IstiodList struct {
+	Items []Istiod `json:"items"`
+}
+
+// Version tells which program answers and what it serves.
+type Version struct {
+	Version    string    `json:"version"`
+	GoVersion  string    `json:"goVersion"`
+	Revision   string    `json:"revision,omitempty"` // of the source
+	Started    time.Time `json:"started"`
+	Ready      bool      `json:"ready"`
+	Snapshot   uint64    `json:"snapshot"`             // its version; 0 before the first
+	Set        string    `json:"set,omitempty"`        // version of what istiod is served
+	Served     time.Time `json:"served,omitzero"`      // since when
+	Resources  int       `json:"resources"`            // in it
+	Services   int       `json:"services"`             // in the snapshot
+	Problems   int       `json:"problems"`             // of all stages
+	Istiods    int       `json:"istiods"`              // connected
+	Rules      int       `json:"rules"`                // in force
+	Filter     string    `json:"filter,omitempty"`     // where sidecars find the filter
+	Generation string    `json:"generation,omitempty"` // of its configuration
+}
+
+// Traffic is what the filters have metered lately.
+type Traffic = telemetry.Report
+
+// Error is the body of every answer that is no success.
+type Error struct {
+	Error ErrorDetail `json:"error"`
+}
+
+// ErrorDetail says what went wrong.
+type ErrorDetail struct {
+	Code    int    `json:"code"`   // HTTP status
+	Reason  string `json:"reason"` // stable, CamelCase: NotFound, BadRequest, …
+	Message string `json:"message"`
+}

@@ -1,0 +1,139 @@
+package governance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
+	extensions "istio.io/api/extensions/v1alpha1"
+	types "istio.io/api/type/v1beta1"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
+)
+
+// ExtensionName is the name of the resources that put the filter into the sidecars.
+const ExtensionName = "isthmus"
+
+// labelManagedBy says whose the resources are.
+const labelManagedBy = "app.kubernetes.io/managed-by"
+
+// Options say how the filter gets into the sidecars.
+type Options struct {
+	// Namespace is Istio's root namespace: what lies there is for all workloads. "" means "istio-system".
+	Namespace string
+	// URL is where sidecars find the filter; "" means that there is none, and no rule is enforced.
+	URL             string
+	SHA256          string
+	ImagePullSecret string
+	// FailClosed closes connections where the filter cannot be loaded or fails; they pass unread else.
+	FailClosed bool
+	// Plugin is what the filter's configuration begins with: protocols, limits, metrics.
+	Plugin plugin.Plugin
+}
+
+// Compiled is what becomes of the rules.
+type Compiled struct {
+	// Set holds one TrafficExtension and one WasmPlugin, which say the same to newer and to older versions of Istio; nothing
+	// where there is no filter or no port.
+	Set resource.Set
+	// Plugin is the filter's configuration. Its Generation is a hash of all else in it.
+	Plugin   plugin.Plugin
+	Problems []model.Problem
+}
+
+// Compile puts the filter on ports in every sidecar, with the rules. The ports must be sorted; services that come and go on them
+// change nothing.
+func Compile(rules []Rule, ports []uint16, o Options) Compiled {
+	var out Compiled
+	out.Plugin = o.Plugin
+	out.Plugin.Throttle = nil
+	enabled := 0
+	for i := range rules {
+		r := &rules[i]
+		if len(out.Plugin.Throttle) == plugin.MaxRules {
+			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityError, Place: place(r.File, r.Line), Code: "TooManyRules",
+				Message: fmt.Sprintf("a sidecar takes %d rules; %s and the %d after it are not in force", plugin.MaxRules, r.ID, len(rules)-i-1)})
+			break
+		}
+		if r.Enabled() {
+			enabled++
+		}
+		r.Spec.addTo(&out.Plugin, r.Namespace+"/"+r.Name)
+	}
+	config, err := render(&out.Plugin)
+	if err != nil { // it is made of what has been checked
+		panic("governance: " + err.Error())
+	}
+	if o.URL == "" || len(ports) == 0 {
+		if enabled > 0 && o.URL == "" {
+			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
+				Message: fmt.Sprintf("there are %d rules, but no filter is configured that would enforce them", enabled)})
+		}
+		return out
+	}
+	if out.Set, err = resource.NewSet(extension(config, ports, o)); err != nil {
+		panic("governance: " + err.Error())
+	}
+	return out
+}
+
+// render sets the generation and returns the configuration as it goes to the filter.
+func render(p *plugin.Plugin) (*structpb.Struct, error) {
+	p.Generation = ""
+	b, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	p.Generation = hex.EncodeToString(sum[:6])
+	if b, err = json.Marshal(p); err != nil {
+		return nil, err
+	}
+	if faults := p.Validate(); len(faults) > 0 {
+		return nil, faults
+	}
+	config := new(structpb.Struct)
+	return config, protojson.Unmarshal(b, config)
+}
+
+func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Resource {
+	fail := extensions.FailStrategy_FAIL_OPEN
+	if o.FailClosed {
+		fail = extensions.FailStrategy_FAIL_CLOSE
+	}
+	selectors := make([]*types.PortSelector, len(ports))
+	for i, p := range ports {
+		selectors[i] = &types.PortSelector{Number: uint32(p)}
+	}
+	namespace := o.Namespace
+	if namespace == "" {
+		namespace = "istio-system"
+	}
+	labels := map[string]string{labelManagedBy: "isthmus"}
+	return []resource.Resource{
+		{
+			Type: resource.TypeTrafficExtension, Namespace: namespace, Name: ExtensionName, Labels: labels,
+			Body: &extensions.TrafficExtension{
+				Match: []*extensions.TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: selectors}},
+				FilterConfig: &extensions.TrafficExtension_Wasm{Wasm: &extensions.WasmConfig{
+					Type: extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
+					PluginConfig: config, FailStrategy: fail,
+				}},
+			},
+		},
+		{
+			Type: resource.TypeWasmPlugin, Namespace: namespace, Name: ExtensionName, Labels: labels,
+			Body: &extensions.WasmPlugin{
+				Match: []*extensions.WasmPlugin_TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: slices.Clone(selectors)}},
+				Type:  extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
+				PluginConfig: config, FailStrategy: fail,
+			},
+		},
+	}
+}

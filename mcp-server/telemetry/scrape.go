@@ -1,0 +1,159 @@
+package telemetry
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	prommodel "github.com/prometheus/common/model"
+)
+
+// call identifies what the filter meters apart, but for the caller and the outcome.
+type call struct {
+	direction, system, service, version, group, method string
+}
+
+// ruleAction is one thing that one rule did.
+type ruleAction struct{ rule, action string }
+
+// bucket is one bucket of one call's histogram.
+type bucket struct {
+	call
+	le float64 // milliseconds; +Inf for the last one
+}
+
+// request is a call with its caller and its outcome.
+type request struct {
+	call
+	caller, outcome string
+}
+
+// page is what one reading of one Envoy says. All but the gauges only grow, until the Envoy restarts.
+type page struct {
+	at          time.Time
+	requests    map[request]float64
+	buckets     map[bucket]float64
+	rules       map[ruleAction]float64
+	inFlight    map[call]float64
+	generations []string // sorted
+	series      int
+}
+
+// fetch reads one page.
+func fetch(ctx context.Context, client *http.Client, url string) (*page, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", "text/plain;version=0.0.4")
+	answer, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s", answer.Status)
+	}
+	return parse(answer.Body, time.Now())
+}
+
+// parse reads the filters' metrics off a page in Prometheus' text format. The many others that an Envoy has are passed over
+// before they are parsed.
+func parse(r io.Reader, now time.Time) (*page, error) {
+	var ours bytes.Buffer
+	limited := &io.LimitedReader{R: r, N: maxPageBytes + 1}
+	lines := bufio.NewScanner(limited)
+	lines.Buffer(make([]byte, 64<<10), maxLineBytes)
+	for lines.Scan() {
+		line := bytes.TrimPrefix(lines.Bytes(), []byte(customPrefix))
+		if !bytes.HasPrefix(line, []byte("isthmus_")) {
+			continue // also every comment: what a type is we know
+		}
+		ours.Write(line)
+		ours.WriteByte('\n')
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read the page: %w", err)
+	}
+	if limited.N <= 0 {
+		return nil, fmt.Errorf("the page is longer than %d bytes", maxPageBytes)
+	}
+	parser := expfmt.NewTextParser(prommodel.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(&ours)
+	if err != nil {
+		return nil, fmt.Errorf("parse the page: %w", err)
+	}
+	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, inFlight: map[call]float64{}}
+	generations := map[string]bool{}
+	for name, family := range families {
+		for _, m := range family.Metric {
+			if p.series++; p.series > maxSeries {
+				return nil, fmt.Errorf("the page has more than %d series", maxSeries)
+			}
+			l, v := labelsOf(m), value(m)
+			switch name {
+			case metricRequests:
+				p.requests[request{callOf(l), l[labelCaller], l[labelOutcome]}] += v
+			case metricBucket:
+				if le, ok := bound(l[labelLE]); ok {
+					p.buckets[bucket{callOf(l), le}] += v
+				}
+			case metricInFlight:
+				p.inFlight[callOf(l)] += v
+			case metricRuleHits:
+				p.rules[ruleAction{l[labelRule], l[labelAction]}] += v
+			case metricConfig:
+				if v > 0 && l[labelGeneration] != "" {
+					generations[l[labelGeneration]] = true
+				}
+			}
+		}
+	}
+	p.generations = slices.Sorted(maps.Keys(generations))
+	return p, nil
+}
+
+func labelsOf(m *dto.Metric) map[string]string {
+	out := make(map[string]string, len(m.Label))
+	for _, l := range m.Label {
+		out[l.GetName()] = l.GetValue()
+	}
+	return out
+}
+
+// value returns a sample's value, whatever its type is taken for.
+func value(m *dto.Metric) float64 {
+	switch {
+	case m.Untyped != nil:
+		return m.Untyped.GetValue()
+	case m.Counter != nil:
+		return m.Counter.GetValue()
+	case m.Gauge != nil:
+		return m.Gauge.GetValue()
+	}
+	return 0
+}
+
+func callOf(l map[string]string) call {
+	return call{l[labelDirection], l[labelSystem], l[labelService], l[labelVersion], l[labelGroup], l[labelMethod]}
+}
+
+func bound(le string) (float64, bool) {
+	var v float64
+	if strings.EqualFold(strings.TrimPrefix(le, "+"), "inf") {
+		return infinity, true
+	}
+	if _, err := fmt.Sscan(le, &v); err != nil || v <= 0 {
+		return 0, false
+	}
+	return v, true
+}

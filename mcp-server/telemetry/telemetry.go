@@ -1,0 +1,481 @@
+// Package telemetry reads the metrics of the filters off the Prometheus pages of their Envoys and turns them into rates, error
+// ratios and percentiles of the traffic of the last seconds.
+package telemetry
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The names of the metrics that are read, as wasm-filters/filter has them.
+const (
+	metricRequests = "isthmus_rpc_requests_total"
+	metricBucket   = "isthmus_rpc_duration_milliseconds_bucket"
+	metricInFlight = "isthmus_rpc_in_flight"
+	metricRuleHits = "isthmus_rule_hits_total"
+	metricConfig   = "isthmus_filter_config_info"
+)
+
+// The names of the labels that are read, as wasm-filters/config has them; a test holds the two together.
+const (
+	labelDirection  = "rpc_direction"
+	labelSystem     = "rpc_system"
+	labelService    = "rpc_service"
+	labelVersion    = "rpc_version"
+	labelGroup      = "rpc_group"
+	labelMethod     = "rpc_method"
+	labelCaller     = "rpc_caller"
+	labelOutcome    = "rpc_outcome"
+	labelRule       = "rpc_rule_name"
+	labelAction     = "rpc_rule_action"
+	labelGeneration = "rpc_filter_generation"
+	labelLE         = "le"
+)
+
+// customPrefix is what Envoy puts before the names of Wasm metrics where they are not in a namespace that it knows.
+const customPrefix = "envoy_wasmcustom_"
+
+// The bounds of what is read and kept.
+const (
+	maxPageBytes  = 64 << 20
+	maxLineBytes  = 1 << 20
+	maxSeries     = 200_000
+	maxConcurrent = 16 // pages that are read at once
+	pagesKept     = 6  // of each target: rates are over the last five intervals
+)
+
+var infinity = math.Inf(1)
+
+// Target is the Prometheus page of one Envoy.
+type Target struct {
+	Name string
+	URL  string
+}
+
+// Options say what to read. The zero value of each field means its default.
+type Options struct {
+	Targets  []Target
+	Interval time.Duration         // between two readings of a page; default 1 s
+	Client   *http.Client          // default: one without proxies and redirects
+	Log      *slog.Logger          // nil means nowhere
+	Metrics  prometheus.Registerer // nil means nowhere
+}
+
+// Scraper reads the pages of its targets while Run runs.
+type Scraper struct {
+	log     *slog.Logger
+	client  *http.Client
+	scrapes *prometheus.CounterVec
+	wake    chan struct{} // the targets have changed
+
+	mu       sync.Mutex
+	interval time.Duration
+	targets  []*target
+}
+
+// target is one Envoy with what was read of it last.
+type target struct {
+	Target
+	pages []*page // oldest first, at most pagesKept
+	err   string
+	tried time.Time
+}
+
+// New returns a Scraper that reads nothing until Run.
+func New(o Options) *Scraper {
+	s := &Scraper{log: o.Log, client: o.Client, wake: make(chan struct{}, 1)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.client == nil {
+		s.client = &http.Client{
+			Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 10 * time.Second, DisableCompression: false},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	s.scrapes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "isthmus_telemetry_scrapes_total", Help: "Readings of the pages of Envoys, by result."}, []string{"result"})
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(s.scrapes)
+	}
+	s.SetTargets(o.Targets, o.Interval)
+	return s
+}
+
+// SetTargets replaces the targets; what was read of those that stay is kept. An interval of 0 means 1 s.
+func (s *Scraper) SetTargets(targets []Target, interval time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interval = cmp.Or(interval, time.Second)
+	have := map[Target]*target{}
+	for _, t := range s.targets {
+		have[t.Target] = t
+	}
+	s.targets = nil
+	for _, t := range targets {
+		if old, ok := have[t]; ok {
+			s.targets = append(s.targets, old)
+		} else {
+			s.targets = append(s.targets, &target{Target: t})
+		}
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run reads all pages once an interval until ctx is done. It returns nil.
+func (s *Scraper) Run(ctx context.Context) error {
+	defer s.client.CloseIdleConnections()
+	for {
+		began := time.Now()
+		interval := s.round(ctx)
+		timer := time.NewTimer(max(interval-time.Since(began), interval/10))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-s.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// round reads every page once, a few at a time, each within one interval (but a second at least).
+func (s *Scraper) round(ctx context.Context) time.Duration {
+	s.mu.Lock()
+	targets, interval := slices.Clone(s.targets), s.interval
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	room := make(chan struct{}, maxConcurrent)
+	for _, t := range targets {
+		room <- struct{}{}
+		all.Add(1)
+		go func() {
+			defer func() { <-room; all.Done() }()
+			ctx, cancel := context.WithTimeout(ctx, max(interval, time.Second))
+			defer cancel()
+			p, err := fetch(ctx, s.client, scrapeURL(t.URL))
+			s.took(t, p, err)
+		}()
+	}
+	all.Wait()
+	return interval
+}
+
+// scrapeURL asks an Envoy for our metrics only, where nobody has said what to ask for: it has a great many others.
+func scrapeURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.RawQuery != "" || !strings.HasSuffix(u.Path, "/stats/prometheus") {
+		return raw
+	}
+	u.RawQuery = "filter=isthmus_"
+	return u.String()
+}
+
+func (s *Scraper) took(t *target, p *page, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.tried = time.Now()
+	if err != nil {
+		s.scrapes.WithLabelValues("error").Inc()
+		if t.err == "" {
+			s.log.Warn("cannot read a page of metrics", "target", t.Name, "error", err)
+		}
+		t.err = err.Error()
+		return
+	}
+	s.scrapes.WithLabelValues("ok").Inc()
+	if t.err != "" {
+		s.log.Info("a page of metrics can be read again", "target", t.Name)
+	}
+	t.err = ""
+	if t.pages = append(t.pages, p); len(t.pages) > pagesKept {
+		t.pages = slices.Clone(t.pages[1:]) // so that the first one can be freed
+	}
+}
+
+// Report is the traffic of the last seconds.
+type Report struct {
+	Time          time.Time `json:"time"`
+	WindowSeconds float64   `json:"windowSeconds"` // that the rates are over, at most
+	Targets       []Status  `json:"targets"`       // in configured order
+	Methods       []Traffic `json:"methods"`       // sorted by service, version, group, method, direction
+	Services      []Traffic `json:"services"`      // the methods of each service together; Method is ""
+	Rules         []Rule    `json:"rules"`         // sorted by name
+	Edges         []Edge    `json:"edges"`         // sorted by caller and service
+}
+
+// Status is the state of one target.
+type Status struct {
+	Name        string    `json:"name"`
+	URL         string    `json:"url"`
+	Up          bool      `json:"up"`                    // it could be read the last time
+	Error       string    `json:"error,omitempty"`       // why not
+	LastRead    time.Time `json:"lastRead,omitzero"`     // with success
+	Generations []string  `json:"generations,omitempty"` // of the configuration that its filters run; more than one while it changes
+	Series      int       `json:"series"`
+}
+
+// Traffic is that of one method, or of one service, at one end of the calls.
+type Traffic struct {
+	Direction string `json:"direction"` // client: seen at the callers; server: seen at the providers
+	System    string `json:"system"`    // the protocol
+	Service   string `json:"service"`   // interface name
+	Version   string `json:"version,omitempty"`
+	Group     string `json:"group,omitempty"`
+	Method    string `json:"method,omitempty"`
+
+	Rate           float64            `json:"rate"`                // calls a second, those that were rejected too
+	ErrorRatio     float64            `json:"errorRatio"`          // of the calls: RPC failures; neither business exceptions nor rejections
+	ExceptionRatio float64            `json:"exceptionRatio"`      // of the calls: business exceptions
+	RejectedRatio  float64            `json:"rejectedRatio"`       // of the calls: by rules
+	Outcomes       map[string]float64 `json:"outcomes,omitempty"`  // calls a second by outcome
+	P50            *float64           `json:"p50Millis,omitempty"` // absent where no call has returned
+	P90            *float64           `json:"p90Millis,omitempty"`
+	P99            *float64           `json:"p99Millis,omitempty"`
+	InFlight       float64            `json:"inFlight"`
+}
+
+// Rule is what a rule did.
+type Rule struct {
+	Name    string             `json:"name"`    // namespace/name
+	Rates   map[string]float64 `json:"rates"`   // a second, by action: admit, reject, would_reject
+	Totals  map[string]float64 `json:"totals"`  // since the Envoys started
+	Targets []string           `json:"targets"` // whose filters have the rule
+}
+
+// Edge is who calls whom.
+type Edge struct {
+	Caller    string  `json:"caller"` // application; "" where it is not known
+	Service   string  `json:"service"`
+	Version   string  `json:"version,omitempty"`
+	Group     string  `json:"group,omitempty"`
+	Direction string  `json:"direction"`
+	Rate      float64 `json:"rate"`
+	Errors    float64 `json:"errors"` // a second
+}
+
+// errorOutcomes are the outcomes that are failures of the RPC (protocol.Outcome of wasm-filters).
+var errorOutcomes = []string{"timeout", "bad_request", "bad_response", "not_found", "overload", "error", "no_response", "closed"}
+
+const (
+	outcomeException = "exception"
+	outcomeRejected  = "rejected"
+)
+
+// Report returns the traffic of the last seconds. A target that cannot be read takes part for as long as what was read of it
+// is within the window.
+func (s *Scraper) Report() Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	window := s.interval * (pagesKept - 1)
+	r := Report{Time: now, WindowSeconds: window.Seconds(), Targets: []Status{}}
+	sum := newSums()
+	for _, t := range s.targets {
+		status := Status{Name: t.Name, URL: t.URL, Up: t.err == "" && len(t.pages) > 0, Error: t.err}
+		if n := len(t.pages); n > 0 {
+			last := t.pages[n-1]
+			status.LastRead, status.Series, status.Generations = last.at, last.series, last.generations
+			// Twice the window: a target that is slow to answer is read less often.
+			if now.Sub(last.at) <= 2*window {
+				sum.add(t.Name, t.pages)
+			}
+		}
+		r.Targets = append(r.Targets, status)
+	}
+	sum.fill(&r)
+	return r
+}
+
+// sums are rates a second over all targets.
+type sums struct {
+	requests map[request]float64
+	buckets  map[call]map[float64]float64
+	inFlight map[call]float64
+	rules    map[ruleAction]float64
+	totals   map[ruleAction]float64
+	holders  map[string]map[string]bool // rule: targets
+}
+
+func newSums() *sums {
+	return &sums{map[request]float64{}, map[call]map[float64]float64{}, map[call]float64{}, map[ruleAction]float64{}, map[ruleAction]float64{}, map[string]map[string]bool{}}
+}
+
+// growth adds to out, for each counter, how much it has grown a second over pages; a counter that has become less began anew.
+func growth[K comparable](pages []*page, of func(*page) map[K]float64, add func(K, float64)) {
+	seconds := pages[len(pages)-1].at.Sub(pages[0].at).Seconds()
+	if seconds <= 0 {
+		return
+	}
+	for i := 1; i < len(pages); i++ {
+		before := of(pages[i-1])
+		for k, v := range of(pages[i]) {
+			if old := before[k]; v >= old {
+				v -= old
+			}
+			add(k, v/seconds) // 0 too: an empty bucket bounds the one above it
+		}
+	}
+}
+
+func (s *sums) add(name string, pages []*page) {
+	last := pages[len(pages)-1]
+	for k := range last.requests {
+		s.requests[k] += 0 // it is there, with no traffic
+	}
+	growth(pages, func(p *page) map[request]float64 { return p.requests }, func(k request, v float64) { s.requests[k] += v })
+	growth(pages, func(p *page) map[bucket]float64 { return p.buckets }, func(k bucket, v float64) {
+		if s.buckets[k.call] == nil {
+			s.buckets[k.call] = map[float64]float64{}
+		}
+		s.buckets[k.call][k.le] += v
+	})
+	growth(pages, func(p *page) map[ruleAction]float64 { return p.rules }, func(k ruleAction, v float64) { s.rules[k] += v })
+	for k, v := range last.inFlight {
+		s.inFlight[k] += v
+	}
+	for k, v := range last.rules {
+		s.totals[k] += v
+		if s.holders[k.rule] == nil {
+			s.holders[k.rule] = map[string]bool{}
+		}
+		s.holders[k.rule][name] = true
+	}
+}
+
+func (s *sums) fill(r *Report) {
+	methods, services := map[call]*gathered{}, map[call]*gathered{}
+	at := func(m map[call]*gathered, k call) *gathered {
+		if m[k] == nil {
+			m[k] = &gathered{outcomes: map[string]float64{}, buckets: map[float64]float64{}}
+		}
+		return m[k]
+	}
+	each := func(k call, f func(*gathered)) {
+		f(at(methods, k))
+		k.method = ""
+		f(at(services, k))
+	}
+	type edge struct{ caller, service, version, group, direction string }
+	edges := map[edge]*Edge{}
+	for k, v := range s.requests {
+		each(k.call, func(g *gathered) { g.outcomes[k.outcome] += v })
+		e := edge{k.caller, k.service, k.version, k.group, k.direction}
+		if edges[e] == nil {
+			edges[e] = &Edge{Caller: k.caller, Service: k.service, Version: k.version, Group: k.group, Direction: k.direction}
+		}
+		edges[e].Rate += v
+		if slices.Contains(errorOutcomes, k.outcome) {
+			edges[e].Errors += v
+		}
+	}
+	for k, buckets := range s.buckets {
+		for le, v := range buckets {
+			each(k, func(g *gathered) { g.buckets[le] += v })
+		}
+	}
+	for k, v := range s.inFlight {
+		each(k, func(g *gathered) { g.inFlight += v })
+	}
+	r.Methods, r.Services = traffic(methods), traffic(services)
+	r.Edges = []Edge{}
+	for _, e := range edges {
+		r.Edges = append(r.Edges, *e)
+	}
+	slices.SortFunc(r.Edges, func(a, b Edge) int {
+		return cmp.Or(cmp.Compare(a.Caller, b.Caller), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Direction, b.Direction))
+	})
+	rules := map[string]*Rule{}
+	for k, total := range s.totals {
+		if rules[k.rule] == nil {
+			rules[k.rule] = &Rule{Name: k.rule, Rates: map[string]float64{}, Totals: map[string]float64{}, Targets: slices.Sorted(maps.Keys(s.holders[k.rule]))}
+		}
+		rules[k.rule].Totals[k.action] = total
+		rules[k.rule].Rates[k.action] = s.rules[k]
+	}
+	r.Rules = []Rule{}
+	for _, name := range slices.Sorted(maps.Keys(rules)) {
+		r.Rules = append(r.Rules, *rules[name])
+	}
+}
+
+// gathered is the traffic of one method or service.
+type gathered struct {
+	outcomes map[string]float64
+	buckets  map[float64]float64 // by upper bound, cumulative
+	inFlight float64
+}
+
+func traffic(by map[call]*gathered) []Traffic {
+	out := []Traffic{}
+	for k, g := range by {
+		t := Traffic{Direction: k.direction, System: k.system, Service: k.service, Version: k.version, Group: k.group, Method: k.method, InFlight: max(g.inFlight, 0)}
+		var failed float64
+		for outcome, rate := range g.outcomes {
+			t.Rate += rate
+			if slices.Contains(errorOutcomes, outcome) {
+				failed += rate
+			}
+			if rate > 0 {
+				if t.Outcomes == nil {
+					t.Outcomes = map[string]float64{}
+				}
+				t.Outcomes[outcome] = rate
+			}
+		}
+		if t.Rate > 0 {
+			t.ErrorRatio = failed / t.Rate
+			t.ExceptionRatio = g.outcomes[outcomeException] / t.Rate
+			t.RejectedRatio = g.outcomes[outcomeRejected] / t.Rate
+		}
+		t.P50, t.P90, t.P99 = quantile(g.buckets, 0.50), quantile(g.buckets, 0.90), quantile(g.buckets, 0.99)
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b Traffic) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Group, b.Group),
+			cmp.Compare(a.Method, b.Method), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.System, b.System))
+	})
+	return out
+}
+
+// quantile estimates a percentile off cumulative buckets as Prometheus' histogram_quantile does: evenly spread within a bucket,
+// and at the highest bound for what lies above it. It is nil where there is nothing.
+func quantile(buckets map[float64]float64, q float64) *float64 {
+	bounds := slices.Sorted(maps.Keys(buckets))
+	if len(bounds) == 0 {
+		return nil
+	}
+	total := buckets[bounds[len(bounds)-1]]
+	if total <= 0 {
+		return nil
+	}
+	rank := q * total
+	lower, below := 0.0, 0.0
+	for _, le := range bounds {
+		count := buckets[le]
+		if count < rank {
+			lower, below = le, max(below, count)
+			continue
+		}
+		v := lower // of the last bucket only its lower bound is known
+		if !math.IsInf(le, 1) && count > below {
+			v = lower + (le-lower)*(rank-below)/(count-below)
+		}
+		return &v
+	}
+	return &lower
+}
