@@ -62,6 +62,7 @@ type Manager struct {
 	o        ManagerOptions
 	commands chan []registryStart
 	sets     sync.Mutex // held over one Set
+	ended    chan struct{}
 
 	mu      sync.Mutex // guards what follows
 	running bool
@@ -93,6 +94,7 @@ func NewManager(o ManagerOptions) *Manager {
 	return &Manager{
 		o:        o.withDefaults(),
 		commands: make(chan []registryStart),
+		ended:    make(chan struct{}),
 		latest:   &model.Snapshot{},
 		subs:     map[chan *model.Snapshot]struct{}{},
 	}
@@ -127,6 +129,8 @@ func (m *Manager) Set(ctx context.Context, registries []Registry) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("adapters: set registries: %w", context.Cause(ctx))
+	case <-m.ended:
+		return errors.New("adapters: set registries: the Manager has ended")
 	}
 }
 
@@ -247,6 +251,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	pending, waiting := m.pending, m.waiting
 	m.pending = nil
 	m.mu.Unlock()
+	defer close(m.ended)
 
 	l := &loop{
 		m: m, o: m.o, log: m.o.Log,

@@ -213,6 +213,24 @@ func TestManagerSnapshots(t *testing.T) {
 	})
 }
 
+func TestManagerAfterItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, ManagerOptions{})
+		s.set("a")
+		s.run()
+		s.say("a", Update{Groups: []model.Group{group("/x", "X", endpoint(1, 1))}, Synced: true})
+		synctest.Wait()
+		s.end()
+		if err := s.m.Set(t.Context(), nil); err == nil {
+			t.Error("it took registries that nobody will read")
+		}
+		if err := s.m.Run(t.Context()); err == nil {
+			t.Error("it ran twice")
+		}
+		s.want("dubbo/X 192.0.2.1*1@a//x; [a synced 1/1] complete")
+	})
+}
+
 func TestManagerHoldOffEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t, ManagerOptions{Quiet: 100 * time.Millisecond, MaxDelay: time.Second})
