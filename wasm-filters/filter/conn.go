@@ -65,7 +65,7 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	out := &vm.out
 	out.reset(b, n)
 	vm.ticked = false
-	action := c.follow(s, side, b, n, out)
+	action := c.follow(s, side, b, n, end, out)
 	if end && action == Continue && len(s.hold) > 0 {
 		if s.withheld {
 			out.insert(n, s.hold)
@@ -106,11 +106,11 @@ func (c *Conn) Fail() {
 }
 
 // follow goes through the buffer frame by frame.
-func (c *Conn) follow(s *stream, side Side, b Buffer, n int, out *output) Action {
+func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *output) Action {
 	vm := c.rt.vm
 	pos := 0
 	if len(s.hold) > 0 {
-		done, action := c.resume(s, side, b, n, out)
+		done, action := c.resume(s, side, b, n, end, out)
 		if action != Continue || c.blind {
 			return action
 		}
@@ -179,7 +179,7 @@ func (c *Conn) fetch(b Buffer, pos, n, need int) []byte {
 }
 
 // resume goes on with the frame in s.hold, and returns how much of the buffer is dealt with.
-func (c *Conn) resume(s *stream, side Side, b Buffer, n int, out *output) (int, Action) {
+func (c *Conn) resume(s *stream, side Side, b Buffer, n int, end bool, out *output) (int, Action) {
 	vm := c.rt.vm
 	before, pos := len(s.hold), 0
 	for {
@@ -188,7 +188,7 @@ func (c *Conn) resume(s *stream, side Side, b Buffer, n int, out *output) (int, 
 			b.CopyTo(s.hold[len(s.hold)-k:], pos)
 			pos += k
 		}
-		if len(s.hold) < s.want {
+		if len(s.hold) < s.want && !end {
 			if s.withheld {
 				out.drop(0, n)
 			}
@@ -198,6 +198,12 @@ func (c *Conn) resume(s *stream, side Side, b Buffer, n int, out *output) (int, 
 		switch v {
 		case more:
 			s.want = max(need, len(s.hold)+1)
+			if end && pos == n {
+				if s.withheld {
+					out.drop(0, n)
+				}
+				return n, Continue
+			}
 			if !s.withheld || c.mayReject(side) || pos < n {
 				continue
 			}
@@ -424,12 +430,17 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			c.finish(side, i, protocol.OutcomeNoResponse, now)
 		}
 	}
-	if r.chain != nil && ours {
+	if r.chain != nil {
 		vm.call = policy.Call{Direction: dir, Protocol: p.Codec.Name(), Service: k.service, Version: k.version, Group: k.group,
 			Method: k.method, Caller: k.caller, OneWay: f.Kind == protocol.KindOneWay}
 		for _, pol := range r.chain.policies {
 			if v := pol.Admit(now, &vm.call); v.Reject {
-				return c.reject(side, out, pos, r, v, now), 0
+				if ours {
+					return c.reject(side, out, pos, r, v, now), 0
+				}
+				// The rule came while the frame was on its way: part of it has gone on.
+				m.fault(c.protocol, c.dir, faultLate)
+				break
 			}
 		}
 	}

@@ -98,13 +98,14 @@ const (
 	faultReuse                      // id of a call still in flight
 	faultUnknown                    // response to no call in flight
 	faultAttachments                // could not be read
+	faultLate                       // a rule rejects a frame that has gone on in part
 	faultInternal                   // a defect of the filter's own
 	faults
 )
 
 var faultNames = [faults]string{
 	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
-	"attachments", "internal",
+	"attachments", "too_late", "internal",
 }
 
 // metrics are those of one runtime.

@@ -57,7 +57,7 @@ type World struct {
 	values []value
 	names  map[string]filter.Metric
 	logs   []string
-	shared map[string]entry
+	shared map[string]*entry
 	mark   uint32
 	Calls  int // of the host, by the filter
 }
@@ -106,22 +106,29 @@ func (w *World) log(level filter.Level, line string) {
 	w.logs = append(w.logs, [...]string{"info", "warn", "error"}[level]+": "+line)
 }
 
-func (w *World) get(key string) ([]byte, uint32, bool) {
+func (w *World) get(key []byte) ([]byte, uint32, bool) {
 	w.Calls++
-	e, ok := w.shared[key]
-	return e.value, e.mark, ok
+	e := w.shared[string(key)]
+	if e == nil {
+		return nil, 0, false
+	}
+	return e.value, e.mark, true
 }
 
-func (w *World) swap(key string, v []byte, mark uint32) bool {
+func (w *World) swap(key, v []byte, mark uint32) bool {
 	w.Calls++
-	if e, ok := w.shared[key]; ok && mark != 0 && mark != e.mark {
+	e := w.shared[string(key)]
+	if e == nil {
+		if w.shared == nil {
+			w.shared = make(map[string]*entry)
+		}
+		e = new(entry)
+		w.shared[string(key)] = e
+	} else if mark != 0 && mark != e.mark {
 		return false
 	}
-	if w.shared == nil {
-		w.shared = make(map[string]entry)
-	}
 	w.mark++
-	w.shared[key] = entry{slices.Clone(v), w.mark}
+	e.value, e.mark = append(e.value[:0], v...), w.mark
 	return true
 }
 
@@ -204,12 +211,12 @@ func (h nativeHost) Shared() policy.Shared             { return nativeShared(h) 
 type nativeShared struct{ *World }
 
 func (s nativeShared) Get(dst, key []byte) ([]byte, uint32, bool) {
-	v, mark, ok := s.get(string(key))
+	v, mark, ok := s.get(key)
 	return append(dst, v...), mark, ok
 }
 
 func (s nativeShared) CompareAndSwap(key, v []byte, mark uint32) bool {
-	return s.swap(string(key), v, mark)
+	return s.swap(key, v, mark)
 }
 
 // Slice is a filter.Buffer over a slice.
@@ -229,6 +236,32 @@ func (s *Slice) Prepend(b []byte) { s.B = append(slices.Clone(b), s.B...) }
 // Replace implements filter.Buffer.
 func (s *Slice) Replace(b []byte) { s.B = slices.Clone(b) }
 
+// Scratch is a filter.Buffer that is used again and again without allocating.
+type Scratch struct{ b, old []byte }
+
+// Set fills the buffer.
+func (s *Scratch) Set(b []byte) { s.b = append(s.b[:0], b...) }
+
+// Bytes returns what the buffer holds, until the next change.
+func (s *Scratch) Bytes() []byte { return s.b }
+
+// CopyTo implements filter.Buffer.
+func (s *Scratch) CopyTo(dst []byte, off int) {
+	if off+len(dst) > len(s.b) {
+		panic("filtertest: read beyond the buffer")
+	}
+	copy(dst, s.b[off:])
+}
+
+// Prepend implements filter.Buffer.
+func (s *Scratch) Prepend(b []byte) {
+	s.old = append(s.old[:0], s.b...)
+	s.b = append(append(s.b[:0], b...), s.old...)
+}
+
+// Replace implements filter.Buffer.
+func (s *Scratch) Replace(b []byte) { s.b = append(s.b[:0], b...) }
+
 // Configure implements Rig.
 func (n *Native) Configure(conf string) error {
 	p, _ := n.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, n.world.App, []byte(conf))
@@ -243,6 +276,11 @@ func (n *Native) Use(i int) { n.plugins = append(n.plugins, n.plugins[i]) }
 func (n *Native) Open(dir policy.Direction) (int, error) {
 	n.conns = append(n.conns, n.plugins[len(n.plugins)-1].NewConn(dir))
 	return len(n.conns) - 1, nil
+}
+
+// Conn begins a connection and returns it as it is.
+func (n *Native) Conn(dir policy.Direction) *filter.Conn {
+	return n.plugins[len(n.plugins)-1].NewConn(dir)
 }
 
 // Data implements Rig.

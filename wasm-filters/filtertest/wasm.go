@@ -283,7 +283,7 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	})
 	export("proxy_get_shared_data", func(ctx context.Context, m api.Module, key, length, data, size, mark uint32) uint32 {
 		r := rig(ctx)
-		v, n, ok := r.world.get(string(read(m, key, length)))
+		v, n, ok := r.world.get(read(m, key, length))
 		if !ok {
 			return statusNotFound
 		}
@@ -291,7 +291,7 @@ func (e *Engine) exportHost(ctx context.Context) error {
 		return r.give(ctx, m, v, data, size)
 	})
 	export("proxy_set_shared_data", func(ctx context.Context, m api.Module, key, keyLength, data, size, mark uint32) uint32 {
-		if !rig(ctx).world.swap(string(read(m, key, keyLength)), read(m, data, size), mark) {
+		if !rig(ctx).world.swap(read(m, key, keyLength), read(m, data, size), mark) {
 			return statusMismatch
 		}
 		return statusOK

@@ -1,0 +1,138 @@
+package filtertest_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// static is a buffer that is never changed.
+type static []byte
+
+func (s static) CopyTo(dst []byte, off int) { copy(dst, s[off:]) }
+func (s static) Prepend([]byte)             { panic("changed") }
+func (s static) Replace([]byte)             { panic("changed") }
+
+// hundred is a configuration of 100 rules of which three match demo.Hello/hi.
+func hundred() string {
+	s := `{"throttle":[`
+	for i := range 100 {
+		if i > 0 {
+			s += ","
+		}
+		target := fmt.Sprintf(`"service":{"exact":"demo.Other%d"}`, i)
+		switch i {
+		case 10, 50:
+			target = `"service":{"exact":"demo.Hello"}`
+		case 70:
+			target = `"caller":{"exact":"shop"}`
+		}
+		s += fmt.Sprintf(`{"name":"r%d","threshold":1000000000,"target":{%s}}`, i, target)
+	}
+	return s + `]}`
+}
+
+func frames(tb testing.TB, protocol string) (req, resp []byte) {
+	build := filtertest.Bolt
+	if protocol == "dubbo" {
+		build = filtertest.Dubbo
+	}
+	req, err := build("req", map[string]string{"id": "7", "service": "demo.Hello", "method": "hi", "caller": "shop", "group": "g", "timeout": "1000", "size": "1024"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if resp, err = build("resp", map[string]string{"id": "7", "size": "5"}); err != nil {
+		tb.Fatal(err)
+	}
+	return req, resp
+}
+
+// TestHotPathDoesNotAllocate: in steady state no frame costs an allocation, in whatever pieces it comes, and no connection either.
+func TestHotPathDoesNotAllocate(t *testing.T) {
+	for _, p := range protocols {
+		name := p.Codec.Name()
+		for rules, conf := range map[string]string{"no rule": "{}", "100 rules": hundred()} {
+			req, resp := frames(t, name)
+			n := filtertest.NewNative(new(filtertest.World), protocols)
+			if err := n.Configure(conf); err != nil {
+				t.Fatal(err)
+			}
+			c := n.Conn(policy.DirectionClient)
+			check := func(what string, f func()) {
+				t.Helper()
+				for range 100 {
+					f()
+				}
+				if got := testing.AllocsPerRun(500, f); got != 0 {
+					t.Errorf("%s, %s, %s: %v allocations", name, rules, what, got)
+				}
+			}
+			whole, answer := filter.Buffer(static(req)), filter.Buffer(static(resp))
+			check("whole frames", func() {
+				c.Data(filter.Downstream, whole, len(req), false)
+				c.Data(filter.Upstream, answer, len(resp), false)
+			})
+			var a, b filtertest.Scratch
+			check("frames in two pieces", func() {
+				a.Set(req[:100])
+				c.Data(filter.Downstream, &a, 100, false)
+				b.Set(req[100:])
+				c.Data(filter.Downstream, &b, len(req)-100, false)
+				a.Set(resp[:10])
+				c.Data(filter.Upstream, &a, 10, false)
+				b.Set(resp[10:])
+				c.Data(filter.Upstream, &b, len(resp)-10, false)
+			})
+			check("a connection with one call", func() {
+				c := n.Conn(policy.DirectionServer)
+				c.Data(filter.Downstream, whole, len(req), false)
+				c.End()
+			})
+			check("a tick", func() {
+				n.World().Clock += 1_000_000_000
+				c.Data(filter.Downstream, whole, len(req), false)
+				if err := n.Tick(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkCall is one call: a request of 1 KB and its response, each in a callback of its own, or 16 of each.
+func BenchmarkCall(b *testing.B) {
+	for _, p := range protocols {
+		for rules, conf := range map[string]string{"0rules": "{}", "100rules": hundred()} {
+			for _, batch := range []int{1, 16} {
+				b.Run(fmt.Sprintf("%s/%s/batch%d", p.Codec.Name(), rules, batch), func(b *testing.B) {
+					req, resp := frames(b, p.Codec.Name())
+					var reqs, resps []byte
+					for i := range batch {
+						at, where := 7, len(reqs)
+						if p.Codec.Name() == "dubbo" {
+							at = 11
+						}
+						reqs, resps = append(reqs, req...), append(resps, resp...)
+						reqs[where+at], resps[len(resps)-len(resp)+at] = byte(i), byte(i)
+					}
+					n := filtertest.NewNative(new(filtertest.World), protocols)
+					if err := n.Configure(conf); err != nil {
+						b.Fatal(err)
+					}
+					c := n.Conn(policy.DirectionClient)
+					whole, answer := filter.Buffer(static(reqs)), filter.Buffer(static(resps))
+					b.ReportAllocs()
+					for b.Loop() {
+						n.World().Clock += 1000
+						c.Data(filter.Downstream, whole, len(reqs), false)
+						c.Data(filter.Upstream, answer, len(resps), false)
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/call")
+				})
+			}
+		}
+	}
+}
