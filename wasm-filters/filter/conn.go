@@ -605,7 +605,7 @@ func (c *Conn) End() {
 	}
 	*c = Conn{next: rt.vm.conns}
 	rt.vm.conns = c
-	if rt.refs == 0 && rt.conns == nil {
+	if len(rt.plugins) == 0 && rt.conns == nil {
 		rt.close()
 	}
 }

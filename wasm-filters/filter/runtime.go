@@ -2,6 +2,7 @@ package filter
 
 import (
 	"hash/maphash"
+	"slices"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
@@ -22,9 +23,10 @@ func (id Identity) key() string { return id.Name + "/" + id.Root }
 // Envoy makes a new plugin context for every new configuration; connections that are open stay with the old one. They are to obey
 // the new rules all the same, so all contexts of one identity share a Runtime.
 type Runtime struct {
-	vm   *VM
-	key  string
-	refs int // plugin contexts
+	vm  *VM
+	key string
+	// plugins are the contexts, ordered by when each was last known to be the current one.
+	plugins []*Plugin
 
 	rules  *ruleset
 	epoch  uint32 // changes with rules
@@ -74,8 +76,8 @@ func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.F
 		rt.metrics.init(vm.host, vm.protocols)
 		vm.runtimes[key] = rt
 	}
-	rt.refs++
 	p := &Plugin{rt: rt}
+	rt.plugins = append(rt.plugins, p)
 	conf, faults := config.Decode(data)
 	if len(faults) == 0 {
 		p.rules, faults = vm.compile(conf, app)
@@ -148,10 +150,14 @@ func (rt *Runtime) use(rs *ruleset) {
 // NewConn begins a connection. dir tells at which end of its calls this Envoy stands.
 func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 	rt := p.rt
-	if p.rules != nil && p.rules != rt.rules {
-		// Envoy does not configure a plugin again when it goes back to a configuration that is still in use by open
-		// connections. A new connection under it tells that it is the current one.
-		rt.use(p.rules)
+	// Envoy does not configure a plugin again when it goes back to a configuration that open connections still use. A new
+	// connection under it tells that it is the current one.
+	if rt.plugins[len(rt.plugins)-1] != p {
+		rt.remove(p)
+		rt.plugins = append(rt.plugins, p)
+		if p.rules != nil {
+			rt.use(p.rules)
+		}
 	}
 	vm := rt.vm
 	c := vm.conns
@@ -174,8 +180,20 @@ func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 func (p *Plugin) Done() {
 	rt := p.rt
 	rt.flush()
-	if rt.refs--; rt.refs == 0 && rt.conns == nil {
+	rt.remove(p)
+	switch n := len(rt.plugins); {
+	case n == 0 && rt.conns == nil:
 		rt.close()
+	case n > 0 && p.rules == rt.rules && rt.plugins[n-1].rules != nil:
+		// The configuration in force has gone, so Envoy went back to the one before, which open connections had kept.
+		rt.use(rt.plugins[n-1].rules)
+	}
+}
+
+// remove takes a context out of the list.
+func (rt *Runtime) remove(p *Plugin) {
+	if i := slices.Index(rt.plugins, p); i >= 0 {
+		rt.plugins = slices.Delete(rt.plugins, i, i+1)
 	}
 }
 
@@ -184,6 +202,9 @@ func (rt *Runtime) close() {
 	rt.flush()
 	if rt.info != undefined {
 		rt.vm.host.Set(rt.info, 0)
+	}
+	if rt.bad != undefined {
+		rt.vm.host.Set(rt.bad, 0)
 	}
 	delete(rt.vm.runtimes, rt.key)
 }

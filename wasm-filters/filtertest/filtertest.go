@@ -5,6 +5,8 @@
 // -update writes that part again. The commands:
 //
 //	config {"throttle": …}        a new plugin context with this configuration (JSON, to the end of the line)
+//	reuse N                       Envoy goes back to the N-th context, counted from 1: it becomes the newest
+//	drop N                        Envoy lets go of the N-th context
 //	open NAME client|server       a new connection through a listener of that direction, under the newest context
 //	down NAME BYTES               one or more callbacks with bytes from the client …
 //	up NAME BYTES                 … or from the server; prints what leaves the filter
@@ -37,6 +39,11 @@ import (
 type Rig interface {
 	// Configure makes a new plugin context.
 	Configure(conf string) error
+	// Reuse makes the i-th context the newest: Envoy does not configure a plugin again when it goes back to a configuration
+	// that open connections still use.
+	Reuse(i int)
+	// Drop ends the i-th context.
+	Drop(i int) error
 	// Open begins a connection under the newest context and returns its number.
 	Open(dir policy.Direction) (int, error)
 	// Data gives the filter one callback and returns what the buffer holds afterwards, and whether the connection is to be
@@ -189,6 +196,7 @@ type Native struct {
 	world   *World
 	vm      *filter.VM
 	plugins []*filter.Plugin
+	current int
 	conns   []*filter.Conn
 }
 
@@ -266,21 +274,28 @@ func (s *Scratch) Replace(b []byte) { s.b = append(s.b[:0], b...) }
 func (n *Native) Configure(conf string) error {
 	p, _ := n.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, n.world.App, []byte(conf))
 	n.plugins = append(n.plugins, p)
+	n.current = len(n.plugins) - 1
 	return nil
 }
 
-// Use makes the i-th context the newest, as Envoy does when it goes back to a configuration that open connections still use.
-func (n *Native) Use(i int) { n.plugins = append(n.plugins, n.plugins[i]) }
+// Reuse implements Rig.
+func (n *Native) Reuse(i int) { n.current = i }
+
+// Drop implements Rig.
+func (n *Native) Drop(i int) error {
+	n.plugins[i].Done()
+	return nil
+}
 
 // Open implements Rig.
 func (n *Native) Open(dir policy.Direction) (int, error) {
-	n.conns = append(n.conns, n.plugins[len(n.plugins)-1].NewConn(dir))
+	n.conns = append(n.conns, n.plugins[n.current].NewConn(dir))
 	return len(n.conns) - 1, nil
 }
 
 // Conn begins a connection and returns it as it is.
 func (n *Native) Conn(dir policy.Direction) *filter.Conn {
-	return n.plugins[len(n.plugins)-1].NewConn(dir)
+	return n.plugins[n.current].NewConn(dir)
 }
 
 // Data implements Rig.
@@ -298,7 +313,7 @@ func (n *Native) Close(conn int) error {
 
 // Tick implements Rig.
 func (n *Native) Tick() error {
-	n.plugins[len(n.plugins)-1].Tick()
+	n.plugins[n.current].Tick()
 	return nil
 }
 

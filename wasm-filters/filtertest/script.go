@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,6 +123,16 @@ func (s *Script) command(out *strings.Builder, line string) error {
 	switch word {
 	case "config":
 		return s.rig.Configure(rest)
+	case "reuse", "drop":
+		i, err := strconv.Atoi(arg(0))
+		if err != nil {
+			return err
+		}
+		if word == "reuse" {
+			s.rig.Reuse(i - 1)
+			return nil
+		}
+		return s.rig.Drop(i - 1)
 	case "app":
 		world.App = arg(0)
 		return nil

@@ -57,6 +57,7 @@ type Wasm struct {
 	module  api.Module
 	next    uint32 // context id
 	plugin  uint32
+	plugins []uint32
 	conns   []*wasmConn
 	conf    []byte
 	current uint32    // the effective context
@@ -122,7 +123,20 @@ func (r *Wasm) Configure(conf string) error {
 		return fmt.Errorf("filtertest: configuration refused: %w", err)
 	}
 	r.plugin = id
+	r.plugins = append(r.plugins, id)
 	return nil
+}
+
+// Reuse implements Rig.
+func (r *Wasm) Reuse(i int) { r.plugin = r.plugins[i] }
+
+// Drop implements Rig.
+func (r *Wasm) Drop(i int) error {
+	if done, err := r.call("proxy_on_done", r.plugins[i]); err != nil || done != 1 {
+		return fmt.Errorf("filtertest: context is not done: %w", err)
+	}
+	_, err := r.call("proxy_on_delete", r.plugins[i])
+	return err
 }
 
 // Open implements Rig.
