@@ -180,8 +180,11 @@ func (m *metrics) touch(t *timing) {
 	}
 }
 
-// appendLabel appends one label. An empty value is left out: to Prometheus that is the same.
-func appendLabel[V []byte | string](dst []byte, name string, value V) []byte {
+// appendLabel appends one label. An empty value is left out: to Prometheus that is the same. It is not inlined: it stands
+// in many places, none of them hot, and size is start-up time.
+//
+//go:noinline
+func appendLabel(dst []byte, name, value string) []byte {
 	if len(value) == 0 {
 		return dst
 	}
@@ -199,6 +202,8 @@ func appendLabel[V []byte | string](dst []byte, name string, value V) []byte {
 }
 
 // admit returns v if it is in set or may join it.
+//
+//go:noinline
 func admit(set map[string]struct{}, limit uint32, v []byte) []byte {
 	if len(v) == 0 {
 		return nil
@@ -237,16 +242,16 @@ func (m *metrics) forRoute(system string, dir policy.Direction, k *known) (*seri
 	caller := admit(m.callers, m.limits.MaxCallers, k.caller)
 
 	b := m.head(m.name[:0], system, dir)
-	b = appendLabel(b, config.TagService, service)
-	b = appendLabel(b, config.TagMethod, method)
+	b = appendLabel(b, config.TagService, view(service))
+	b = appendLabel(b, config.TagMethod, view(method))
 	t := m.timings[string(b)]
 	if t == nil {
 		t = &timing{labels: string(b)}
 		m.timings[t.labels] = t
 	}
-	b = appendLabel(b, config.TagVersion, k.version)
-	b = appendLabel(b, config.TagGroup, k.group)
-	b = appendLabel(b, config.TagCaller, caller)
+	b = appendLabel(b, config.TagVersion, view(k.version))
+	b = appendLabel(b, config.TagGroup, view(k.group))
+	b = appendLabel(b, config.TagCaller, view(caller))
 	m.name = b
 	if s := m.series[string(b)]; s != nil {
 		return s, t

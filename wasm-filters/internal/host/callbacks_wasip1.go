@@ -114,6 +114,7 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 	if c == nil {
 		return actionContinue
 	}
+	defer contain(c)
 	data = buffer{kind: kind, length: size}
 	if c.Data(side, &data, int(size), end != 0) == filter.Close {
 		proxyCloseStream(streamDownstream)
@@ -121,6 +122,14 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 		return actionPause
 	}
 	return actionContinue
+}
+
+// contain keeps a defect of ours to one connection: without it a panic would end the VM, and with it every connection of the
+// worker. What was written to the buffer stays; the rest of the connection passes unread.
+func contain(c *filter.Conn) {
+	if recover() != nil {
+		c.Fail()
+	}
 }
 
 //go:wasmexport proxy_on_downstream_connection_close
