@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -213,4 +216,26 @@ func order(a []Entry, i int, b []Entry, j int) int {
 		return -1
 	}
 	return a[i].ID().compare(b[j].ID())
+}
+
+// Object returns the resource as Kubernetes writes it: apiVersion, kind, metadata and spec, made of maps, slices, strings,
+// numbers and booleans, ready to become YAML or JSON.
+func (e *Entry) Object() (map[string]any, error) {
+	i := strings.LastIndexByte(string(e.Type), '/')
+	b, err := protojson.Marshal(e.Body)
+	if err != nil {
+		return nil, fmt.Errorf("resource: %s as JSON: %w", e.ID(), err)
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(b, &spec); err != nil {
+		return nil, fmt.Errorf("resource: %s as JSON: %w", e.ID(), err)
+	}
+	metadata := map[string]any{"namespace": e.Namespace, "name": e.Name}
+	if len(e.Labels) > 0 {
+		metadata["labels"] = e.Labels
+	}
+	if len(e.Annotations) > 0 {
+		metadata["annotations"] = e.Annotations
+	}
+	return map[string]any{"apiVersion": string(e.Type[:max(i, 0)]), "kind": string(e.Type[i+1:]), "metadata": metadata, "spec": spec}, nil
 }

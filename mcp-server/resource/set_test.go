@@ -130,3 +130,19 @@ func TestTypeVersion(t *testing.T) {
 		t.Error("the version of nothing is not one")
 	}
 }
+
+func TestObject(t *testing.T) {
+	r := entry("a", "a.x")
+	r.Labels = map[string]string{"k": "v"}
+	e, _ := mustSet(t, r).Get(ID{TypeServiceEntry, "n", "a"})
+	got, err := e.Object()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got["apiVersion"] != "networking.istio.io/v1" || got["kind"] != "ServiceEntry" || got["metadata"].(map[string]any)["name"] != "a" {
+		t.Errorf("got %v", got)
+	}
+	if hosts := got["spec"].(map[string]any)["hosts"].([]any); len(hosts) != 1 || hosts[0] != "a.x" {
+		t.Errorf("spec %v", got["spec"])
+	}
+}

@@ -94,6 +94,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	t := &Translation{}
 	var problems problems
 	labels := labelsByAddress(s.Services, &problems)
+	shared := sharedPorts(s.Services)
 	var parts []part
 	seen := make(map[model.Key]bool, len(s.Services))
 	for i := range s.Services {
@@ -103,7 +104,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			continue
 		}
 		seen[svc.Key] = true
-		parts = append(parts, o.parts(svc, &problems)...)
+		parts = append(parts, o.parts(svc, shared, &problems)...)
 	}
 	hosts := make([]string, len(parts))
 	for i := range parts {
@@ -165,8 +166,32 @@ type part struct {
 	endpoints []*model.Endpoint // also those that take no traffic
 }
 
+// socket is where an endpoint listens.
+type socket struct {
+	address string
+	port    uint16
+}
+
+// sharedPorts returns the sockets on which RPC over TCP is spoken and something over HTTP too, as Dubbo 3 can. A sidecar has one
+// inbound listener for a port: if istiod took it for HTTP, calls over TCP would be refused.
+func sharedPorts(services []model.Service) map[socket]bool {
+	tcp, other := map[socket]bool{}, map[socket]bool{}
+	for i := range services {
+		for j := range services[i].Endpoints {
+			e := &services[i].Endpoints[j]
+			if wireOf(e.Protocol).tcp() {
+				tcp[socket{e.Address, e.Port}] = true
+			} else {
+				other[socket{e.Address, e.Port}] = true
+			}
+		}
+	}
+	maps.DeleteFunc(tcp, func(s socket, _ bool) bool { return !other[s] })
+	return tcp
+}
+
 // parts splits a service by protocol, since every endpoint of a ServiceEntry serves all of its ports.
-func (o Options) parts(s *model.Service, problems *problems) []part {
+func (o Options) parts(s *model.Service, shared map[socket]bool, problems *problems) []part {
 	by := map[model.Protocol][]*model.Endpoint{}
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
@@ -183,10 +208,19 @@ func (o Options) parts(s *model.Service, problems *problems) []part {
 			p.host, p.readable = o.Naming.Host(s.Key)
 		} else {
 			p.host, p.readable = o.Naming.ProtocolHost(s.Key, protocol)
-			problems.add(model.SeverityWarning, s.Key.String(), "SeveralProtocols", "its endpoints speak %s beside %s; for those the host is %s", clip(string(protocol)), clip(string(main)), p.host)
 		}
 		if !p.readable {
 			problems.add(model.SeverityWarning, clip(s.Key.String()), "NameTooLong", "its name is too long for a host name; %s stands for it, and the annotations of its ServiceEntry say for what", p.host)
+		}
+		if !p.wire.tcp() {
+			for _, e := range p.endpoints {
+				if shared[socket{e.Address, e.Port}] {
+					problems.add(model.SeverityWarning, s.Key.String(), "SharedPort", "on port %d of %s RPC over TCP is spoken beside %s; %s is carried as TCP, without what Istio does for HTTP",
+						e.Port, clip(e.Address), clip(string(protocol)), p.host)
+					p.wire = wire{istio: "TCP", prefix: "tcp", port: p.wire.port}
+					break
+				}
+			}
 		}
 		if p.wire.unknown {
 			problems.add(model.SeverityWarning, s.Key.String(), "UnknownProtocol", "Isthmus does not know the protocol %q; it is carried as TCP", clip(string(protocol)))
