@@ -533,9 +533,9 @@ func (c *Conn) response(side Side, out *output, pos int, ours bool) verdict {
 		if !ours {
 			return pass // cannot be: what may answer a probe is withheld
 		}
-		req := protocol.Frame{Kind: protocol.KindRequest, ID: e.id, Flags: e.flags, Serialization: e.serialization, Variant: e.variant}
+		vm.asked = protocol.Frame{Kind: protocol.KindRequest, ID: e.id, Flags: e.flags, Serialization: e.serialization, Variant: e.variant}
 		vm.line = appendMessage(vm.line[:0], e.code, e.rule, e.retry)
-		out.commit(vm.protocols[c.protocol].Codec.AppendReject(out.tail(pos), &req, e.code, view(vm.line)))
+		out.commit(vm.protocols[c.protocol].Codec.AppendReject(out.tail(pos), &vm.asked, e.code, view(vm.line)))
 		t.remove(i)
 		c.rejected--
 		return replace
@@ -565,9 +565,10 @@ func (c *Conn) finish(side Side, i int, o protocol.Outcome, now policy.Nanos) {
 	r.timing.inFlight--
 	m.touch(r.timing)
 	if e.chain != nil {
-		call := policy.Call{Direction: r.dir, Protocol: c.rt.vm.protocols[c.protocol].Codec.Name()}
+		vm := c.rt.vm
+		vm.call = policy.Call{Direction: r.dir, Protocol: vm.protocols[c.protocol].Codec.Name()}
 		for _, pol := range e.chain.policies {
-			pol.Done(now, &call, policy.Outcome{Result: o, Duration: d})
+			pol.Done(now, &vm.call, policy.Outcome{Result: o, Duration: d})
 		}
 	}
 	t.remove(i)

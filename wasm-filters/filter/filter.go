@@ -132,8 +132,9 @@ type VM struct {
 	window     []byte
 	out        output
 	frame      protocol.Frame
-	known      known // of the request that frame describes; views
-	headRead   bool  // known is set
+	asked      protocol.Frame // the request that a rejection answers
+	known      known          // of the request that frame describes; views
+	headRead   bool           // known is set
 	clock      policy.Nanos
 	ticked     bool // clock is set
 	call       policy.Call

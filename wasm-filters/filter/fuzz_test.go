@@ -85,9 +85,6 @@ func play(t *testing.T, conf string, down, up, cuts []byte) (out [2][]byte, clos
 			in += len(piece)
 			closed = c.Data(filter.Side(side), b, len(piece), last) == filter.Close
 			out[side] = append(out[side], b.B...)
-			if l := n.World().Logs(); l != nil {
-				t.Logf("side %d piece %d of %d, %d bytes, logs %q", side, i, len(pieces), len(piece), l)
-			}
 			kept, withheld := c.Held()
 			if kept[side] > 64<<10 {
 				t.Fatalf("%d bytes kept", kept[side])

@@ -50,6 +50,19 @@ func frames(tb testing.TB, protocol string) (req, resp []byte) {
 	return req, resp
 }
 
+// ackFor is the answer to the probe that takes the place of the request that frames builds.
+func ackFor(tb testing.TB, protocol string) []byte {
+	build := filtertest.Bolt
+	if protocol == "dubbo" {
+		build = filtertest.Dubbo
+	}
+	ack, err := build("ack", map[string]string{"id": "7"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ack
+}
+
 // TestHotPathDoesNotAllocate: in steady state no frame costs an allocation, in whatever pieces it comes, and no connection either.
 func TestHotPathDoesNotAllocate(t *testing.T) {
 	for _, p := range protocols {
@@ -61,6 +74,13 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := n.Conn(policy.DirectionClient)
+			// Another filter, whose rule admits nothing.
+			none := filtertest.NewNative(new(filtertest.World), protocols)
+			if err := none.Configure(`{"throttle":[{"name":"none","threshold":0}]}`); err != nil {
+				t.Fatal(err)
+			}
+			closed := none.Conn(policy.DirectionClient)
+			ack := ackFor(t, name)
 			check := func(what string, f func()) {
 				t.Helper()
 				for range 100 {
@@ -90,6 +110,15 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 				c := n.Conn(policy.DirectionServer)
 				c.Data(filter.Downstream, whole, len(req), false)
 				c.End()
+			})
+			check("a rejected call", func() {
+				a.Set(req)
+				closed.Data(filter.Downstream, &a, len(req), false)
+				a.Set(ack)
+				closed.Data(filter.Upstream, &a, len(ack), false)
+				if len(a.Bytes()) < 50 {
+					t.Fatal("not rejected")
+				}
 			})
 			check("a tick", func() {
 				n.World().Clock += 1_000_000_000

@@ -64,16 +64,19 @@ func (host) CompareAndSwap(key, value []byte, mark uint32) bool {
 		mark) == statusOK
 }
 
-// property returns the value of a property, nil where there is none.
-func property(path ...string) []byte {
-	var p []byte
-	for i, s := range path {
+// path and value are room for one property: its path, and a value of usual length.
+var path, value [256]byte
+
+// property returns the value of a property, nil where there is none. It is valid until the next call.
+func property(names ...string) []byte {
+	p := path[:0]
+	for i, s := range names {
 		if i > 0 {
 			p = append(p, 0)
 		}
 		p = append(p, s...)
 	}
-	target = nil
+	target = value[:]
 	b, _ := result(proxyGetProperty(unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
 	return b
 }
