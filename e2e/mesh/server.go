@@ -1,0 +1,117 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/isthmus-mesh/isthmus/e2e/machine"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+)
+
+// serverPart is mcp-server's folder on its machine.
+const serverPart = "mcp-server"
+
+// Registry is one entry of mcp-server's configuration.
+type Registry struct {
+	Name     string         `yaml:"name"`
+	Kind     string         `yaml:"kind"`
+	Settings map[string]any `yaml:"settings"`
+}
+
+// ServerOptions say what mcp-server is configured with.
+type ServerOptions struct {
+	Registries []Registry
+	Scrape     []string // names of the machines whose sidecars' metrics it reads
+	NoFilter   bool     // leave the filter out
+}
+
+// ConfigureServer writes mcp-server's configuration file, also while it runs: it takes changes over.
+func (m *Mesh) ConfigureServer(o ServerOptions) error {
+	var targets []map[string]string
+	for _, name := range o.Scrape {
+		x, err := m.Machine(name)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, map[string]string{"name": name, "url": fmt.Sprintf("http://%s:%d/stats/prometheus", x.Address(), machine.PortMetrics)})
+	}
+	spec := map[string]any{
+		"registries": o.Registries,
+		"mcp":        map[string]any{"address": fmt.Sprintf("0.0.0.0:%d", MCPPort)},
+		"api":        map[string]any{"address": fmt.Sprintf("0.0.0.0:%d", APIPort)},
+		"mesh":       map[string]any{"namespace": Namespace, "rootNamespace": RootNamespace},
+		"rules":      map[string]any{"path": "rules"},
+		"state":      map[string]any{"dir": "state"},
+		"telemetry":  map[string]any{"targets": targets},
+	}
+	if !o.NoFilter {
+		filter, err := m.artifact(peer.Filter)
+		if err != nil {
+			return err
+		}
+		spec["filter"] = map[string]any{"url": "file://" + m.host.Exposed(filter.Path)}
+	}
+	text, err := yaml.Marshal(map[string]any{"apiVersion": "isthmus.io/v1alpha1", "kind": "MCPServer", "metadata": map[string]any{"name": "e2e"}, "spec": spec})
+	if err != nil {
+		return fmt.Errorf("mesh: %w", err)
+	}
+	if err := os.MkdirAll(m.rules(), 0o755); err != nil {
+		return fmt.Errorf("mesh: %w", err)
+	}
+	_, err = m.write(ServerMachine, serverPart, "mcp-server.yaml", string(text))
+	return err
+}
+
+// ConfigPath is mcp-server's configuration file, on the outer file system.
+func (m *Mesh) ConfigPath() string {
+	return filepath.Join(m.folder, ServerMachine, serverPart, "mcp-server.yaml")
+}
+
+func (m *Mesh) rules() string { return filepath.Join(m.folder, ServerMachine, serverPart, "rules") }
+
+// ApplyRule writes a rule's YAML into mcp-server's folder of rules.
+func (m *Mesh) ApplyRule(name, text string) error {
+	_, err := m.write(ServerMachine, filepath.Join(serverPart, "rules"), name+".yaml", text)
+	return err
+}
+
+// RemoveRule takes a rule away again.
+func (m *Mesh) RemoveRule(name string) error {
+	if err := os.Remove(filepath.Join(m.rules(), name+".yaml")); err != nil {
+		return fmt.Errorf("mesh: %w", err)
+	}
+	return nil
+}
+
+// StartServer starts mcp-server, which must have been configured, and waits until it has heard all its registries and
+// can serve istiod.
+func (m *Mesh) StartServer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	a, err := m.artifact(peer.MCPServer)
+	if err != nil {
+		return err
+	}
+	m.Server, err = m.start(ServerMachine, machine.Command{Name: serverPart, Path: m.host.Exposed(a.Path), User: machine.UserApp,
+		Args: []string{"--config", m.host.Exposed(m.ConfigPath())}})
+	if err != nil {
+		return err
+	}
+	return m.Server.UntilHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", APIPort))
+}
+
+// APIURL is where mcp-server's API is, for this process and for every machine.
+func (m *Mesh) APIURL() string {
+	return fmt.Sprintf("http://%s:%d", m.machines[ServerMachine].Address(), APIPort)
+}
+
+// API reads a page of mcp-server's API.
+func (m *Mesh) API(ctx context.Context, path string) ([]byte, error) {
+	return get(ctx, &http.Client{Timeout: 10 * time.Second}, m.APIURL()+path)
+}

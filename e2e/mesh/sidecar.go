@@ -1,0 +1,156 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/isthmus-mesh/isthmus/e2e/machine"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+)
+
+// adminPort is that of Envoy's admin pages, on the machine's loopback.
+const adminPort = 15000
+
+// Sidecar is an Envoy beside an application.
+type Sidecar struct {
+	Process *machine.Process
+	machine *machine.Machine
+}
+
+// StartSidecar starts a stock Envoy on a machine, configured by istiod as the sidecar of the application app, with the
+// machine's traffic redirected to it, and waits until it is ready. The application is started afterwards.
+func (m *Mesh) StartSidecar(ctx context.Context, name, app string) (*Sidecar, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	a, err := m.artifact(peer.Envoy)
+	if err != nil {
+		return nil, err
+	}
+	x, err := m.Machine(name)
+	if err != nil {
+		return nil, err
+	}
+	bootstrap, err := m.bootstrap(x, app)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := m.write(name, "conf", "envoy.json", bootstrap)
+	if err != nil {
+		return nil, err
+	}
+	// The rules come first, as with Istio: a connection that is already there when they come would be torn apart, for its
+	// next packet looks like that of a new one.
+	if err := x.Intercept(ctx, machine.Interception{}); err != nil {
+		return nil, err
+	}
+	p, err := m.start(name, machine.Command{Name: "envoy", Path: m.host.Exposed(a.Path), User: machine.UserProxy, Grace: 2 * time.Second,
+		Args: []string{"-c", conf, "--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"}})
+	if err != nil {
+		return nil, err
+	}
+	s := &Sidecar{Process: p, machine: x}
+	return s, p.UntilHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/ready", adminPort))
+}
+
+// Machine is where it runs.
+func (s *Sidecar) Machine() *machine.Machine { return s.machine }
+
+// Admin reads one of Envoy's admin pages, such as /config_dump.
+func (s *Sidecar) Admin(ctx context.Context, path string) ([]byte, error) {
+	return get(ctx, s.machine.Client(), fmt.Sprintf("http://127.0.0.1:%d%s", adminPort, path))
+}
+
+// fields is any mapping of YAML.
+type fields = map[string]any
+
+// bootstrap is the one that we ship for a plain Envoy, with what it says to replace replaced and Istio's Prometheus page
+// added.
+func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
+	root, err := peer.Root()
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(root, "manifests", "bootstrap", "envoy.yaml"))
+	if err != nil {
+		return "", fmt.Errorf("mesh: %w", err)
+	}
+	istiod, err := m.Machine(IstiodMachine)
+	if err != nil {
+		return "", err
+	}
+	var b fields
+	if err := yaml.Unmarshal(text, &b); err != nil {
+		return "", fmt.Errorf("mesh: manifests/bootstrap/envoy.yaml: %w", err)
+	}
+	address := x.Address().String()
+	b["node"] = fields{
+		"id":      fmt.Sprintf("sidecar~%s~%s.%s~%s.svc.cluster.local", address, x.Name(), Namespace, Namespace),
+		"cluster": app + "." + Namespace,
+		"metadata": fields{
+			"ISTIO_VERSION": istioVersion, "NAMESPACE": Namespace, "CLUSTER_ID": ClusterID, "INTERCEPTION_MODE": "REDIRECT",
+			"INSTANCE_IPS": address, "NAME": x.Name(), "LABELS": fields{"app": app},
+		},
+	}
+	b["admin"] = fields{"address": socket("127.0.0.1", adminPort)}
+	static, ok := b["static_resources"].(fields)
+	if !ok {
+		return "", fmt.Errorf("mesh: manifests/bootstrap/envoy.yaml: no static_resources")
+	}
+	var clusters []any
+	for _, c := range list(static["clusters"]) {
+		if cluster, ok := c.(fields); ok && cluster["name"] == "xds-grpc" {
+			cluster["load_assignment"] = loadAssignment("xds-grpc", istiod.Address().String(), XDSPort)
+		}
+		clusters = append(clusters, c)
+	}
+	static["clusters"] = append(clusters, fields{"name": "prometheus_stats", "type": "STATIC", "connect_timeout": "1s",
+		"load_assignment": loadAssignment("prometheus_stats", "127.0.0.1", adminPort)})
+	static["listeners"] = append(list(static["listeners"]), metricsListener())
+	if m.host.Rootless() {
+		// Where there is one user only, interception knows the proxy by this mark: level SOL_SOCKET, name SO_MARK.
+		b["cluster_manager"] = fields{"upstream_bind_config": fields{"socket_options": []any{
+			fields{"description": "mark", "level": 1, "name": 36, "int_value": machine.ProxyMark, "state": "STATE_PREBIND"}}}}
+	}
+	out, err := json.MarshalIndent(b, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("mesh: %w", err)
+	}
+	return string(out), nil
+}
+
+func list(v any) []any {
+	l, _ := v.([]any)
+	return l
+}
+
+func socket(address string, port int) fields {
+	return fields{"socket_address": fields{"address": address, "port_value": port}}
+}
+
+func loadAssignment(name, address string, port int) fields {
+	return fields{"cluster_name": name, "endpoints": []any{fields{"lb_endpoints": []any{fields{"endpoint": fields{"address": socket(address, port)}}}}}}
+}
+
+// metricsListener is the page that Istio's bootstrap has on port 15090: the metrics, and nothing else of the admin pages.
+func metricsListener() fields {
+	return fields{
+		"name":    "prometheus",
+		"address": socket("0.0.0.0", machine.PortMetrics),
+		"filter_chains": []any{fields{"filters": []any{fields{
+			"name": "envoy.filters.network.http_connection_manager",
+			"typed_config": fields{
+				"@type":        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+				"codec_type":   "AUTO",
+				"stat_prefix":  "stats",
+				"route_config": fields{"virtual_hosts": []any{fields{"name": "backend", "domains": []any{"*"}, "routes": []any{fields{"match": fields{"prefix": "/stats/prometheus"}, "route": fields{"cluster": "prometheus_stats"}}}}}},
+				"http_filters": []any{fields{"name": "envoy.filters.http.router", "typed_config": fields{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}},
+			},
+		}}}},
+	}
+}
