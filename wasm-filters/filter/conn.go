@@ -116,8 +116,6 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 		}
 		pos = done
 	}
-	window := vm.window[:0] // holds the buffer's bytes from start on
-	start := 0
 	for pos < n {
 		if s.skip > 0 {
 			k := int(min(s.skip, uint64(n-pos)))
@@ -130,15 +128,15 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			}
 			continue
 		}
-		if pos >= start+len(window) {
-			window, start = c.fetch(b, pos, n, 0), pos
+		if pos >= out.start+len(out.window) {
+			c.fetch(b, pos, n, 0)
 		}
-		view := window[pos-start:]
+		view := out.window[pos-out.start:]
 		v, need := c.examine(side, view, out, pos, s, true)
 		switch v {
 		case more:
 			if need <= n-pos && len(view) < n-pos {
-				window, start = c.fetch(b, pos, n, need), pos
+				c.fetch(b, pos, n, need)
 				continue
 			}
 			if need <= len(view) {
@@ -146,7 +144,9 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			}
 			// The frame goes on in a later callback. If it may have to be rejected, it waits here.
 			s.hold = vm.holds.get(n - pos)[:n-pos]
-			b.CopyTo(s.hold, pos)
+			if copy(s.hold, view) < n-pos {
+				b.CopyTo(s.hold, pos) // longer than the window
+			}
 			s.want = need
 			if s.withheld = c.mayReject(side); s.withheld {
 				out.drop(pos, n)
@@ -167,15 +167,14 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 }
 
 // fetch fills the window with the buffer from pos on: at least need bytes, if there are so many.
-func (c *Conn) fetch(b Buffer, pos, n, need int) []byte {
+func (c *Conn) fetch(b Buffer, pos, n, need int) {
 	vm := c.rt.vm
 	k := min(n-pos, max(need, windowSize))
 	if cap(vm.window) < k {
 		vm.window = make([]byte, k)
 	}
-	w := vm.window[:k]
-	b.CopyTo(w, pos)
-	return w
+	vm.out.window, vm.out.start = vm.window[:k], pos
+	b.CopyTo(vm.out.window, pos)
 }
 
 // resume goes on with the frame in s.hold, and returns how much of the buffer is dealt with.

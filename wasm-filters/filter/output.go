@@ -7,15 +7,25 @@ type output struct {
 	buf   []byte // what takes the place of the buffer's first done bytes
 	done  int
 	dirty bool
+
+	// window holds the buffer's bytes from start on, as far as they were fetched: what is there need not be fetched again.
+	window []byte
+	start  int
 }
 
 func (o *output) reset(b Buffer, n int) {
 	o.b, o.n, o.buf, o.done, o.dirty = b, n, o.buf[:0], 0, false
+	o.window, o.start = nil, 0
 }
 
 // keep passes on the buffer up to pos.
 func (o *output) keep(pos int) {
 	if pos <= o.done {
+		return
+	}
+	if i := o.done - o.start; i >= 0 && pos-o.start <= len(o.window) {
+		o.buf = append(o.buf, o.window[i:pos-o.start]...)
+		o.done = pos
 		return
 	}
 	at, k := len(o.buf), pos-o.done
@@ -59,7 +69,7 @@ func (o *output) finish() {
 			o.b.Replace(o.buf)
 		}
 	}
-	o.b = nil
+	o.b, o.window = nil, nil
 	if cap(o.buf) > 1<<20 {
 		o.buf = nil // an exception, not worth its memory
 	}
