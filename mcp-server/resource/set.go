@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
@@ -226,10 +227,13 @@ func (e *Entry) Object() (map[string]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resource: %s as JSON: %w", e.ID(), err)
 	}
-	var spec map[string]any
-	if err := json.Unmarshal(b, &spec); err != nil {
+	var spec any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&spec); err != nil {
 		return nil, fmt.Errorf("resource: %s as JSON: %w", e.ID(), err)
 	}
+	spec = whole(spec)
 	metadata := map[string]any{"namespace": e.Namespace, "name": e.Name}
 	if len(e.Labels) > 0 {
 		metadata["labels"] = e.Labels
@@ -238,4 +242,25 @@ func (e *Entry) Object() (map[string]any, error) {
 		metadata["annotations"] = e.Annotations
 	}
 	return map[string]any{"apiVersion": string(e.Type[:max(i, 0)]), "kind": string(e.Type[i+1:]), "metadata": metadata, "spec": spec}, nil
+}
+
+// whole turns JSON's numbers into integers where they are, so that they are written without an exponent.
+func whole(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = whole(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = whole(v[i])
+		}
+	case json.Number:
+		if i, err := v.Int64(); err == nil {
+			return i
+		}
+		f, _ := v.Float64() // it is what protojson wrote
+		return f
+	}
+	return v
 }

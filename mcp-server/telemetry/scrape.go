@@ -25,7 +25,8 @@ type call struct {
 // ruleAction is one thing that one rule did.
 type ruleAction struct{ rule, action string }
 
-// bucket is one bucket of one call's histogram.
+// bucket is one bucket of a method's histogram. The filter times all versions and groups of a method together, so those of its
+// call are "".
 type bucket struct {
 	call
 	le float64 // milliseconds; +Inf for the last one
@@ -45,6 +46,7 @@ type page struct {
 	rules       map[ruleAction]float64
 	inFlight    map[call]float64
 	generations []string // sorted
+	rejected    bool     // the filter has refused a configuration
 	series      int
 }
 
@@ -105,12 +107,14 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 				p.requests[request{callOf(l), l[labelCaller], l[labelOutcome]}] += v
 			case metricBucket:
 				if le, ok := bound(l[labelLE]); ok {
-					p.buckets[bucket{callOf(l), le}] += v
+					p.buckets[bucket{callOf(l).timed(), le}] += v
 				}
 			case metricInFlight:
-				p.inFlight[callOf(l)] += v
+				p.inFlight[callOf(l).timed()] += v
 			case metricRuleHits:
 				p.rules[ruleAction{l[labelRule], l[labelAction]}] += v
+			case metricRejected:
+				p.rejected = p.rejected || v > 0
 			case metricConfig:
 				if v > 0 && l[labelGeneration] != "" {
 					generations[l[labelGeneration]] = true
@@ -130,15 +134,22 @@ func labelsOf(m *dto.Metric) map[string]string {
 	return out
 }
 
-// value returns a sample's value, whatever its type is taken for.
+// maxValue bounds a sample: beyond it floats no longer count in ones.
+const maxValue = 1 << 53
+
+// value returns a sample's value, whatever its type is taken for; 0 where it is none that can be counted with.
 func value(m *dto.Metric) float64 {
+	var v float64
 	switch {
 	case m.Untyped != nil:
-		return m.Untyped.GetValue()
+		v = m.Untyped.GetValue()
 	case m.Counter != nil:
-		return m.Counter.GetValue()
+		v = m.Counter.GetValue()
 	case m.Gauge != nil:
-		return m.Gauge.GetValue()
+		v = m.Gauge.GetValue()
+	}
+	if v >= -maxValue && v <= maxValue { // not so for NaN
+		return v
 	}
 	return 0
 }
@@ -156,4 +167,10 @@ func bound(le string) (float64, bool) {
 		return 0, false
 	}
 	return v, true
+}
+
+// timed returns what the filter times together.
+func (c call) timed() call {
+	c.version, c.group = "", ""
+	return c
 }

@@ -25,6 +25,7 @@ const (
 	metricInFlight = "isthmus_rpc_in_flight"
 	metricRuleHits = "isthmus_rule_hits_total"
 	metricConfig   = "isthmus_filter_config_info"
+	metricRejected = "isthmus_filter_config_rejected"
 )
 
 // The names of the labels that are read, as wasm-filters/config has them; a test holds the two together.
@@ -222,10 +223,11 @@ type Report struct {
 type Status struct {
 	Name        string    `json:"name"`
 	URL         string    `json:"url"`
-	Up          bool      `json:"up"`                    // it could be read the last time
-	Error       string    `json:"error,omitempty"`       // why not
-	LastRead    time.Time `json:"lastRead,omitzero"`     // with success
-	Generations []string  `json:"generations,omitempty"` // of the configuration that its filters run; more than one while it changes
+	Up          bool      `json:"up"`                       // it could be read the last time
+	Error       string    `json:"error,omitempty"`          // why not
+	LastRead    time.Time `json:"lastRead,omitzero"`        // with success
+	Generations []string  `json:"generations,omitempty"`    // of the configuration that its filters run; more than one while it changes
+	Rejected    bool      `json:"configRejected,omitempty"` // its filters have refused the last configuration and run the one before
 	Series      int       `json:"series"`
 }
 
@@ -238,15 +240,17 @@ type Traffic struct {
 	Group     string `json:"group,omitempty"`
 	Method    string `json:"method,omitempty"`
 
-	Rate           float64            `json:"rate"`                // calls a second, those that were rejected too
-	ErrorRatio     float64            `json:"errorRatio"`          // of the calls: RPC failures; neither business exceptions nor rejections
-	ExceptionRatio float64            `json:"exceptionRatio"`      // of the calls: business exceptions
-	RejectedRatio  float64            `json:"rejectedRatio"`       // of the calls: by rules
-	Outcomes       map[string]float64 `json:"outcomes,omitempty"`  // calls a second by outcome
-	P50            *float64           `json:"p50Millis,omitempty"` // absent where no call has returned
-	P90            *float64           `json:"p90Millis,omitempty"`
-	P99            *float64           `json:"p99Millis,omitempty"`
-	InFlight       float64            `json:"inFlight"`
+	Rate           float64            `json:"rate"`               // calls a second, those that were rejected too
+	ErrorRatio     float64            `json:"errorRatio"`         // of the calls: RPC failures; neither business exceptions nor rejections
+	ExceptionRatio float64            `json:"exceptionRatio"`     // of the calls: business exceptions
+	RejectedRatio  float64            `json:"rejectedRatio"`      // of the calls: by rules
+	Outcomes       map[string]float64 `json:"outcomes,omitempty"` // calls a second by outcome
+
+	// The following are of all versions and groups of the service together: the filter times them so.
+	P50      *float64 `json:"p50Millis,omitempty"` // absent where no call has returned
+	P90      *float64 `json:"p90Millis,omitempty"`
+	P99      *float64 `json:"p99Millis,omitempty"`
+	InFlight float64  `json:"inFlight"`
 }
 
 // Rule is what a rule did.
@@ -289,7 +293,7 @@ func (s *Scraper) Report() Report {
 		status := Status{Name: t.Name, URL: t.URL, Up: t.err == "" && len(t.pages) > 0, Error: t.err}
 		if n := len(t.pages); n > 0 {
 			last := t.pages[n-1]
-			status.LastRead, status.Series, status.Generations = last.at, last.series, last.generations
+			status.LastRead, status.Series, status.Generations, status.Rejected = last.at, last.series, last.generations, last.rejected
 			// Twice the window: a target that is slow to answer is read less often.
 			if now.Sub(last.at) <= 2*window {
 				sum.add(t.Name, t.pages)
@@ -358,22 +362,30 @@ func (s *sums) add(name string, pages []*page) {
 }
 
 func (s *sums) fill(r *Report) {
-	methods, services := map[call]*gathered{}, map[call]*gathered{}
-	at := func(m map[call]*gathered, k call) *gathered {
+	methods, services := map[call]map[string]float64{}, map[call]map[string]float64{} // rates by outcome
+	add := func(m map[call]map[string]float64, k call, outcome string, v float64) {
 		if m[k] == nil {
-			m[k] = &gathered{outcomes: map[string]float64{}, buckets: map[float64]float64{}}
+			m[k] = map[string]float64{}
 		}
-		return m[k]
+		m[k][outcome] += v
 	}
-	each := func(k call, f func(*gathered)) {
-		f(at(methods, k))
-		k.method = ""
-		f(at(services, k))
+	times, serviceTimes := map[call]*timing{}, map[call]*timing{}
+	each := func(k call, f func(*timing)) {
+		for _, m := range []map[call]*timing{times, serviceTimes} {
+			if m[k] == nil {
+				m[k] = &timing{buckets: map[float64]float64{}}
+			}
+			f(m[k])
+			k.method = ""
+		}
 	}
 	type edge struct{ caller, service, version, group, direction string }
 	edges := map[edge]*Edge{}
 	for k, v := range s.requests {
-		each(k.call, func(g *gathered) { g.outcomes[k.outcome] += v })
+		add(methods, k.call, k.outcome, v)
+		service := k.call
+		service.method = ""
+		add(services, service, k.outcome, v)
 		e := edge{k.caller, k.service, k.version, k.group, k.direction}
 		if edges[e] == nil {
 			edges[e] = &Edge{Caller: k.caller, Service: k.service, Version: k.version, Group: k.group, Direction: k.direction}
@@ -385,13 +397,13 @@ func (s *sums) fill(r *Report) {
 	}
 	for k, buckets := range s.buckets {
 		for le, v := range buckets {
-			each(k, func(g *gathered) { g.buckets[le] += v })
+			each(k, func(t *timing) { t.buckets[le] += v })
 		}
 	}
 	for k, v := range s.inFlight {
-		each(k, func(g *gathered) { g.inFlight += v })
+		each(k, func(t *timing) { t.inFlight += v })
 	}
-	r.Methods, r.Services = traffic(methods), traffic(services)
+	r.Methods, r.Services = traffic(methods, times), traffic(services, serviceTimes)
 	r.Edges = []Edge{}
 	for _, e := range edges {
 		r.Edges = append(r.Edges, *e)
@@ -413,19 +425,18 @@ func (s *sums) fill(r *Report) {
 	}
 }
 
-// gathered is the traffic of one method or service.
-type gathered struct {
-	outcomes map[string]float64
+// timing is what is timed of one method, or of one service.
+type timing struct {
 	buckets  map[float64]float64 // by upper bound, cumulative
 	inFlight float64
 }
 
-func traffic(by map[call]*gathered) []Traffic {
+func traffic(by map[call]map[string]float64, times map[call]*timing) []Traffic {
 	out := []Traffic{}
-	for k, g := range by {
-		t := Traffic{Direction: k.direction, System: k.system, Service: k.service, Version: k.version, Group: k.group, Method: k.method, InFlight: max(g.inFlight, 0)}
+	for k, outcomes := range by {
+		t := Traffic{Direction: k.direction, System: k.system, Service: k.service, Version: k.version, Group: k.group, Method: k.method}
 		var failed float64
-		for outcome, rate := range g.outcomes {
+		for outcome, rate := range outcomes {
 			t.Rate += rate
 			if slices.Contains(errorOutcomes, outcome) {
 				failed += rate
@@ -439,10 +450,13 @@ func traffic(by map[call]*gathered) []Traffic {
 		}
 		if t.Rate > 0 {
 			t.ErrorRatio = failed / t.Rate
-			t.ExceptionRatio = g.outcomes[outcomeException] / t.Rate
-			t.RejectedRatio = g.outcomes[outcomeRejected] / t.Rate
+			t.ExceptionRatio = outcomes[outcomeException] / t.Rate
+			t.RejectedRatio = outcomes[outcomeRejected] / t.Rate
 		}
-		t.P50, t.P90, t.P99 = quantile(g.buckets, 0.50), quantile(g.buckets, 0.90), quantile(g.buckets, 0.99)
+		if timed := times[k.timed()]; timed != nil {
+			t.P50, t.P90, t.P99 = quantile(timed.buckets, 0.50), quantile(timed.buckets, 0.90), quantile(timed.buckets, 0.99)
+			t.InFlight = max(timed.inFlight, 0)
+		}
 		out = append(out, t)
 	}
 	slices.SortFunc(out, func(a, b Traffic) int {
