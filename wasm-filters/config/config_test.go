@@ -125,6 +125,30 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestTruncated: no beginning of a configuration is a configuration.
+func TestTruncated(t *testing.T) {
+	text := []byte(`{"generation":"\u0061\ud83d\ude00\"","protocols":["bolt"],"limits":{"maxInFlight":1.50e1},"throttle":[{"disabled":true,"x":[false,null,{"a":-1}]}]}`)
+	for i := 1; i < len(text); i++ {
+		if _, faults := Decode(text[:i]); len(faults) == 0 {
+			t.Errorf("%s: no fault", text[:i])
+		}
+	}
+	for i := range text {
+		for _, c := range []byte("x\"\\{}[],:0-u\x00\xff") {
+			broken := slices.Clone(text)
+			broken[i] = c
+			Decode(broken) // must not panic
+		}
+	}
+}
+
+func TestFaultsError(t *testing.T) {
+	fs := Faults{{Path: "a.b", Message: "is missing"}, {Message: "must be an object"}}
+	if got, want := fs.Error(), "config: a.b: is missing; must be an object"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	for name, text := range map[string]string{
 		"faults": `{` + strings.TrimSuffix(strings.Repeat(`"a":1,`, 100_000), ",") + `}`,

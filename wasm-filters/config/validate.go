@@ -202,6 +202,3 @@ func (m Match) Matches(s []byte) bool {
 		return true
 	}
 }
-
-// Any tells whether m selects everything.
-func (m Match) Any() bool { return m == Match{} }
