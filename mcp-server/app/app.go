@@ -166,13 +166,14 @@ type pipeline struct {
 	started *config.Spec  // what was in force when the servers began
 	wake    chan struct{} // rules or the configuration have changed
 
-	mu      sync.Mutex // guards what follows; it is written by lookAtFiles
-	spec    *config.Spec
-	text    []byte // of the configuration file as it was looked at last
-	rules   governance.Rules
-	files   []governance.File
-	faults  []model.Problem // of the configuration
-	pending []model.Problem // changes that need a restart
+	mu         sync.Mutex // guards what follows; it is written by lookAtFiles
+	spec       *config.Spec
+	text       []byte // of the configuration file as it was looked at last; nil where it could not be read
+	unreadable string // why not
+	rules      governance.Rules
+	files      []governance.File
+	faults     []model.Problem // of the configuration
+	pending    []model.Problem // changes that need a restart
 }
 
 // ready tells why istiod cannot be served yet.
@@ -298,7 +299,9 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 	cfg, text, err := config.LoadText(p.o.ConfigPath, builtin.Kinds)
 	p.mu.Lock()
 	same := text != nil && bytes.Equal(text, p.text)
-	failing := len(p.faults) > 0
+	if text == nil && err != nil {
+		same = p.unreadable == err.Error()
+	}
 	p.mu.Unlock()
 	if same {
 		return false
@@ -318,12 +321,11 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 		wrong, ok := errors.AsType[*config.Error](err)
 		if !ok {
 			wrong = &config.Error{File: p.o.ConfigPath, Faults: adapters.Faults{{Message: err.Error()}}}
-			if failing && text == nil {
-				return false // still unreadable
-			}
 		}
-		p.text = text
-		p.faults = nil
+		p.text, p.faults, p.unreadable = text, nil, ""
+		if text == nil {
+			p.unreadable = err.Error()
+		}
 		for _, f := range wrong.Faults {
 			one := &config.Error{File: "", Faults: adapters.Faults{{Path: f.Path, Message: f.Message}}}
 			place := wrong.File
@@ -337,7 +339,7 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 		p.metrics.reloads.WithLabelValues("error").Inc()
 		return true
 	}
-	p.text, p.faults = text, nil
+	p.text, p.faults, p.unreadable = text, nil, ""
 	p.spec = &cfg.Spec
 	p.pending = nil
 	for _, c := range []struct {
