@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -27,56 +29,57 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("mcp-server", flag.ContinueOnError)
+	flags.SetOutput(stderr)
 	path := flags.String("config", "", "the configuration file (see mcp-server/README.md)")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "text", "text or json")
 	check := flags.Bool("check", false, "read the configuration, say all that is wrong with it, and exit")
 	show := flags.Bool("version", false, "print the version and exit")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		if err == flag.ErrHelp {
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return exitUsage
 	}
 	if *show {
-		fmt.Println(version)
+		fmt.Fprintln(stdout, version)
 		return 0
 	}
 	var severity slog.Level
 	if err := severity.UnmarshalText([]byte(*level)); err != nil {
-		fmt.Fprintf(os.Stderr, "mcp-server: --log-level: %q is none of debug, info, warn, error\n", *level)
+		fmt.Fprintf(stderr, "mcp-server: --log-level: %q is none of debug, info, warn, error\n", *level)
 		return exitUsage
 	}
 	var handler slog.Handler
 	switch *format {
 	case "text":
-		handler = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: severity})
+		handler = slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: severity})
 	case "json":
-		handler = slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: severity})
+		handler = slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: severity})
 	default:
-		fmt.Fprintf(os.Stderr, "mcp-server: --log-format: %q is neither text nor json\n", *format)
+		fmt.Fprintf(stderr, "mcp-server: --log-format: %q is neither text nor json\n", *format)
 		return exitUsage
 	}
 	if *path == "" || flags.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "mcp-server: --config FILE is needed, and no argument besides")
+		fmt.Fprintln(stderr, "mcp-server: --config FILE is needed, and no argument besides")
 		return exitUsage
 	}
 	if *check {
 		if err := app.Check(*path); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			fmt.Fprintln(stderr, err)
 			return exitFailed
 		}
 		return 0
 	}
 	if err := app.Run(ctx, app.Options{ConfigPath: *path, Version: version, Log: slog.New(handler)}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(stderr, err)
 		return exitFailed
 	}
 	return 0
