@@ -8,12 +8,22 @@ import (
 	"github.com/isthmus-mesh/isthmus/adapters"
 	"github.com/isthmus-mesh/isthmus/adapters/builtin"
 	"github.com/isthmus-mesh/isthmus/adapters/file"
+	"github.com/isthmus-mesh/isthmus/mcp-server/config"
+	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 )
 
 // shaped are the kinds that are neither Istio's nor Kubernetes' own, by group and kind.
 var shaped = map[string]func(document) error{
 	"install.istio.io/IstioOperator": checkInstall,
 	file.ListAPIVersion[:strings.IndexByte(file.ListAPIVersion, '/')] + "/" + file.ListKind: checkServices,
+	config.APIVersion[:strings.IndexByte(config.APIVersion, '/')] + "/" + config.Kind:       checkServer,
+}
+
+func init() {
+	group := governance.APIVersion[:strings.IndexByte(governance.APIVersion, '/')]
+	for _, kind := range governance.Kinds() {
+		shaped[group+"/"+kind] = checkRule
+	}
 }
 
 // kinds are the documents that do not say what they are.
@@ -40,5 +50,17 @@ func checkPluginConfig(n *yaml.Node) error {
 // checkServices reads a list of services for the file registry.
 func checkServices(d document) error {
 	_, err := file.Parse(d.text)
+	return err
+}
+
+// checkServer reads the configuration of mcp-server.
+func checkServer(d document) error {
+	_, err := config.Parse(d.text, builtin.Kinds)
+	return err
+}
+
+// checkRule reads a governance rule.
+func checkRule(d document) error {
+	_, err := governance.Parse(d.text)
 	return err
 }

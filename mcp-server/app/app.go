@@ -76,7 +76,7 @@ func Run(ctx context.Context, o Options) error {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	manager := adapters.NewManager(adapters.ManagerOptions{
-		Kinds: builtin.Kinds, StateDir: relative(path, spec.State.Dir), Quiet: spec.HoldOff.Quiet, MaxDelay: spec.HoldOff.Max, Log: o.Log,
+		Kinds: builtin.Kinds, StateDir: spec.State.Dir, Quiet: spec.HoldOff.Quiet, MaxDelay: spec.HoldOff.Max, Log: o.Log,
 	})
 	server := mcp.New(mcp.Options{Log: o.Log, Metrics: registry, Token: secret(spec.MCP.Token)})
 	scraper := telemetry.New(telemetry.Options{Targets: targets(spec), Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
@@ -117,14 +117,6 @@ func Run(ctx context.Context, o Options) error {
 	err = g.Wait()
 	o.Log.Info("stopped", "error", err)
 	return err
-}
-
-// relative takes paths in a configuration as relative to its folder.
-func relative(file, path string) string {
-	if path == "" || filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(filepath.Dir(file), path)
 }
 
 func secret(t config.Token) func() (string, error) {
@@ -273,7 +265,7 @@ func (p *pipeline) folders() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := map[string]bool{filepath.Dir(p.o.ConfigPath): true}
-	if path := relative(p.o.ConfigPath, p.spec.Rules.Path); path != "" {
+	if path := p.spec.Rules.Path; path != "" {
 		set[path] = true // a folder
 		set[filepath.Dir(path)] = true
 	}
@@ -364,7 +356,7 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 func (p *pipeline) readRules() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	files := ruleFiles(relative(p.o.ConfigPath, p.spec.Rules.Path))
+	files := ruleFiles(p.spec.Rules.Path)
 	if slices.EqualFunc(files, p.files, func(a, b governance.File) bool {
 		return a.Name == b.Name && bytes.Equal(a.Text, b.Text) && (a.Err == nil) == (b.Err == nil)
 	}) {
@@ -382,7 +374,7 @@ func Check(path string) error {
 	if err != nil {
 		return err
 	}
-	rules := governance.Rules{}.Update(ruleFiles(relative(path, cfg.Spec.Rules.Path)))
+	rules := governance.Rules{}.Update(ruleFiles(cfg.Spec.Rules.Path))
 	var faults []error
 	for _, p := range rules.Problems {
 		faults = append(faults, fmt.Errorf("%s: %s", p.Place, p.Message))

@@ -167,7 +167,7 @@ type Target struct {
 	URL  string `yaml:"url"`  // http://10.0.0.1:15090/stats/prometheus
 }
 
-// withDefaults fills in what has a default.
+// setDefaults fills in what has a default.
 func (c *Config) setDefaults() {
 	s := &c.Spec
 	def(&s.MCP.Address, DefaultMCPAddress)
@@ -474,7 +474,8 @@ func (c *checked) Validate() adapters.Faults {
 	return f
 }
 
-// Load reads a file. The error is *Error where the file can be read but is wrong.
+// Load reads a file; relative paths in it, but for those in registries' settings, become relative to its folder. The error is
+// *Error where the file can be read but is wrong.
 func Load(path string, kinds adapters.Kinds) (*Config, error) {
 	c, _, err := load(path, kinds)
 	return c, err
@@ -502,5 +503,19 @@ func load(path string, kinds adapters.Kinds) (*Config, []byte, error) {
 	if err != nil {
 		return nil, text, &Error{path, adapters.AsFaults(err)}
 	}
+	c.resolve(filepath.Dir(path))
 	return c, text, nil
+}
+
+// resolve takes relative paths as relative to the file's folder. What registries have for paths is theirs.
+func (c *Config) resolve(dir string) {
+	s := &c.Spec
+	for _, p := range []*string{
+		&s.Rules.Path, &s.State.Dir, &s.MCP.Token.File, &s.API.Token.File,
+		&s.MCP.TLS.CertFile, &s.MCP.TLS.KeyFile, &s.MCP.TLS.ClientCAFile, &s.API.TLS.CertFile, &s.API.TLS.KeyFile, &s.API.TLS.ClientCAFile,
+	} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
 }

@@ -197,7 +197,12 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(path, []byte(full), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, text, err := LoadText(path, builtin.Kinds); err != nil || string(text) != full {
-		t.Errorf("got %v", err)
+	c, text, err := LoadText(path, builtin.Kinds)
+	if err != nil || string(text) != full {
+		t.Fatalf("got %v", err)
+	}
+	dir := filepath.Dir(path)
+	if s := c.Spec; s.Rules.Path != filepath.Join(dir, "rules") || s.State.Dir != filepath.Join(dir, "state") || s.MCP.TLS.KeyFile != filepath.Join(dir, "key.pem") || s.MCP.Token.File != filepath.Join(dir, "token") {
+		t.Errorf("relative paths: %+v", s)
 	}
 }
