@@ -94,7 +94,8 @@ func sameHead(a, b *protocol.Frame) bool {
 // visitChecked visits the attachments of f and checks all that holds for any bytes.
 func visitChecked(c protocol.Codec, f protocol.Frame, b []byte) (pairs int, visitErr, err error) {
 	b = b[:len(b):len(b)]
-	visitErr = c.VisitAttachments(&f, b, func(k, v []byte) bool {
+	g := f
+	visitErr = c.VisitAttachments(&g, b, func(k, v []byte) bool {
 		pairs++
 		if !within(k, b) || !within(v, b) {
 			err = fmt.Errorf("pair %d (%q, %q) is not a view of the frame", pairs, k, v)
@@ -113,11 +114,16 @@ func visitChecked(c protocol.Codec, f protocol.Frame, b []byte) (pairs int, visi
 	switch {
 	case visitErr == nil:
 	case errors.Is(visitErr, protocol.ErrMalformed), errors.Is(visitErr, protocol.ErrTooDeep), errors.Is(visitErr, protocol.ErrSerialization):
-		if uint64(f.FlawOff) > f.Len {
-			return pairs, visitErr, fmt.Errorf("VisitAttachments: %v at %d of %d bytes", visitErr, f.FlawOff, f.Len)
+		if uint64(g.FlawOff) > g.Len {
+			return pairs, visitErr, fmt.Errorf("VisitAttachments: %v at %d of %d bytes", visitErr, g.FlawOff, g.Len)
 		}
 	default:
 		return pairs, visitErr, fmt.Errorf("VisitAttachments: %w", visitErr)
+	}
+	// Once more is the same.
+	n := 0
+	if e := c.VisitAttachments(&g, b, func(k, v []byte) bool { n++; return true }); !errors.Is(e, visitErr) || n != pairs {
+		return pairs, visitErr, fmt.Errorf("VisitAttachments: %d pairs, %v; then %d, %v", pairs, visitErr, n, e)
 	}
 	// A visitor that has enough is not called again, and that is no error.
 	for _, stop := range []int{1, pairs} {
@@ -125,7 +131,7 @@ func visitChecked(c protocol.Codec, f protocol.Frame, b []byte) (pairs int, visi
 			break
 		}
 		n := 0
-		if e := c.VisitAttachments(&f, b, func(k, v []byte) bool { n++; return n < stop }); e != nil || n != stop {
+		if e := c.VisitAttachments(&g, b, func(k, v []byte) bool { n++; return n < stop }); e != nil || n != stop {
 			return pairs, visitErr, fmt.Errorf("VisitAttachments went on to %d after pair %d, %v", n, stop, e)
 		}
 	}
@@ -216,7 +222,7 @@ func checkStream(c protocol.Codec, b []byte, maxNeed int) error {
 			}
 			partial = g
 			if need > len(b) {
-				if whole == 0 && decodeErr == nil {
+				if whole == 0 && decodeErr == nil && f.Flaw == protocol.FlawNone {
 					return fmt.Errorf("asks for %d bytes with %d, is content with %d: %+v", need, n, len(b), f)
 				}
 				break
@@ -231,7 +237,7 @@ func checkStream(c protocol.Codec, b []byte, maxNeed int) error {
 			if err != nil {
 				return fmt.Errorf("with %d bytes: %w", need-1, err)
 			}
-			if less == 0 && lessErr == nil {
+			if less == 0 && lessErr == nil && h.Flaw == protocol.FlawNone { // a flaw may show earlier
 				return fmt.Errorf("asks for %d bytes with %d, is content with %d: %+v", need, n, need-1, h)
 			}
 			n = need
