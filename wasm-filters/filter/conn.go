@@ -392,7 +392,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			return more, int(f.Len)
 		}
 		a := &vm.attachment
-		a.reset(p)
+		*a = attachments{p: p}
 		if err := p.Codec.VisitAttachments(f, b, vm.visit); err != nil {
 			m.fault(c.protocol, c.dir, faultAttachments)
 		}

@@ -172,41 +172,21 @@ func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 type attachments struct {
 	p                      *Protocol
 	group, caller, timeout []byte
-	missing                int
 }
 
-func (a *attachments) reset(p *Protocol) {
-	*a = attachments{p: p}
-	for _, name := range [...]string{p.Group, p.Caller, p.Timeout} {
-		if name != "" {
-			a.missing++
-		}
-	}
-}
-
-// visit takes one attachment and tells whether more are wanted.
+// visit takes one attachment. It wants all of them: of two with the same name the later one holds, and who calls is not to be
+// told differently here and at the provider.
 func (a *attachments) visit(k, v []byte) bool {
-	var to *[]byte
 	switch string(k) {
 	case "":
-		return true
 	case a.p.Group:
-		to = &a.group
+		a.group = v
 	case a.p.Caller:
-		to = &a.caller
+		a.caller = v
 	case a.p.Timeout:
-		to = &a.timeout
-	default:
-		return true
+		a.timeout = v
 	}
-	if *to == nil {
-		a.missing--
-	}
-	if v == nil {
-		v = k[:0]
-	}
-	*to = v
-	return a.missing > 0
+	return true
 }
 
 // millis reads decimal digits; 0 for anything else.

@@ -10,9 +10,13 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo"
 )
 
-var protocols = []filter.Protocol{{Codec: bolt.Codec{}}}
+var protocols = []filter.Protocol{
+	{Codec: dubbo.Codec{}, Group: dubbo.KeyGroup, Caller: dubbo.KeyCaller, Timeout: dubbo.KeyTimeout},
+	{Codec: bolt.Codec{}},
+}
 
 // The configurations of the fuzz targets. The first two never change a byte.
 var confs = []string{

@@ -14,11 +14,15 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo"
 )
 
 var update = flag.Bool("update", false, "write what the scripts print into them")
 
-var protocols = []filter.Protocol{{Codec: bolt.Codec{}}}
+var protocols = []filter.Protocol{
+	{Codec: dubbo.Codec{}, Group: dubbo.KeyGroup, Caller: dubbo.KeyCaller, Timeout: dubbo.KeyTimeout},
+	{Codec: bolt.Codec{}},
+}
 
 func codecs() []protocol.Codec {
 	var cs []protocol.Codec
