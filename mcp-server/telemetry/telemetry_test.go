@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -234,4 +235,27 @@ func FuzzParse(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A page of Envoy 1.40 with the filter in a listener, after one call of Dubbo 3.3.6's consumer.
+func TestRealPage(t *testing.T) {
+	text, err := os.ReadFile("testdata/envoy-1.40.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s := New(Options{Targets: []Target{{"envoy", "http://x"}}})
+	s.targets[0].pages = []*page{read(t, "", now.Add(-time.Second)), read(t, string(text), now)}
+	r := s.Report()
+	if len(r.Methods) != 1 || len(r.Edges) != 1 {
+		t.Fatalf("report %+v", r)
+	}
+	m := r.Methods[0]
+	if m.Direction != "client" || m.System != "dubbo" || m.Service != "demo.GreetService" || m.Version != "1.0.0" || m.Group != "g1" || m.Method != "sayHello" ||
+		!near(m.Rate, 1) || !near(m.Outcomes["ok"], 1) || m.P50 == nil || *m.P50 > 0.5 || r.Edges[0].Caller != "greet-consumer" {
+		t.Errorf("method %+v, edges %+v", m, r.Edges)
+	}
+	if x := r.Targets[0]; !slices.Equal(x.Generations, []string{"g7"}) || x.Series < 20 || x.Rejected {
+		t.Errorf("target %+v", x)
+	}
 }
