@@ -258,9 +258,10 @@ func TestRun(t *testing.T) {
 	if code, body := p.get("/readyz"); code != 200 {
 		t.Errorf("ready: %d %s", code, body)
 	}
-	if s, err := p.client.Service(t.Context(), "demo.one.dubbo.isthmus"); err != nil || s.ID != "dubbo/demo.One" || s.Active != 1 || s.Hosts[0].Address == "" {
-		t.Errorf("the service: %+v, %v", s, err)
-	}
+	p.until("the service in the API", func() bool {
+		s, err := p.client.Service(t.Context(), "demo.one.dubbo.isthmus")
+		return err == nil && s.ID == "dubbo/demo.One" && s.Active == 1 && s.Hosts[0].Address != ""
+	})
 
 	p.write("services.yaml", fmt.Sprintf(services, "Two"))
 	p.until("a change in the registry", func() bool { return i.has(serviceEntry, "default/demo.two.dubbo", "default/port-20880") })
@@ -312,16 +313,18 @@ func TestRun(t *testing.T) {
 	// A good one is taken over while it runs: another suffix, another registry that cannot be heard, an address that waits for a restart.
 	p.write("isthmus.yaml", strings.NewReplacer("  mcp:", "    - {name: more, kind: file, settings: {path: DIR/more.yaml}}\n  mesh: {hostSuffix: legacy, namespace: vm}\n  mcp:", "quiet: 5ms", "quiet: 6ms").Replace(configuration))
 	p.until("the new configuration", func() bool { return i.has(serviceEntry, "vm/demo.two.dubbo", "vm/port-20880") })
-	if s, err := p.client.Service(t.Context(), "demo.two.dubbo.legacy"); err != nil || s.ID != "dubbo/demo.Two" {
-		t.Errorf("the service: %+v, %v", s, err)
-	}
+	p.until("its service in the API", func() bool {
+		s, err := p.client.Service(t.Context(), "demo.two.dubbo.legacy")
+		return err == nil && s.ID == "dubbo/demo.Two"
+	})
 	p.until("the notice", func() bool { return p.problem("RestartNeeded") && !p.problem("InvalidConfiguration") })
 	p.write("more.yaml", fmt.Sprintf(services, "Three"))
 	p.until("the new registry's service", func() bool { return i.has(serviceEntry, "vm/demo.three.dubbo", "vm/demo.two.dubbo", "vm/port-20880") })
 
-	if v, err := p.client.Version(t.Context()); err != nil || !v.Ready || v.Istiods != 1 || v.Services != 2 || v.Resources != 5 {
-		t.Errorf("version %+v %v", v, err)
-	}
+	p.until("the API's own numbers", func() bool {
+		v, err := p.client.Version(t.Context())
+		return err == nil && v.Ready && v.Istiods == 1 && v.Services == 2 && v.Resources == 5
+	})
 	code, body := p.get("/metrics")
 	for _, want := range []string{`isthmus_services 2`, `isthmus_source_state{kind="file",registry="files",state="synced"} 1`, `isthmus_pipeline_snapshot_to_apply_duration_seconds_count`,
 		`isthmus_mcp_clients 1`, `isthmus_config_reloads_total{result="error"} 3`, `isthmus_endpoints{state="carried"} 2`} {
@@ -347,9 +350,10 @@ func TestStartWithARegistryDown(t *testing.T) {
 	p := start(t, dir)
 	i := p.istiod()
 	p.until("the istiod", func() bool { v, err := p.client.Version(t.Context()); return err == nil && v.Istiods == 1 })
-	if code, body := p.get("/readyz"); code != 503 || !strings.Contains(body, `waiting for registries ["files"]`) {
-		t.Errorf("ready: %d %s", code, body)
-	}
+	p.until("the reason", func() bool {
+		code, body := p.get("/readyz")
+		return code == 503 && strings.Contains(body, `waiting for registries ["files"]`)
+	})
 	if code, _ := p.get("/healthz"); code != 200 {
 		t.Errorf("health: %d", code)
 	}
@@ -366,10 +370,10 @@ func TestStartWithARegistryDown(t *testing.T) {
 	again := start(t, dir)
 	j := again.istiod()
 	again.until("the saved word", func() bool { return j.has(serviceEntry, "default/demo.one.dubbo", "default/port-20880") })
-	sources, err := again.client.Sources(t.Context())
-	if err != nil || sources.Items[0].State != "stale" || sources.Items[0].Error == "" {
-		t.Errorf("sources %+v %v", sources, err)
-	}
+	again.until("the stale source", func() bool {
+		sources, err := again.client.Sources(t.Context())
+		return err == nil && sources.Items[0].State == "stale" && sources.Items[0].Error != ""
+	})
 }
 
 func TestRunRefuses(t *testing.T) {

@@ -295,10 +295,10 @@ func TestRejection(t *testing.T) {
 // Several istiods at once; one that does not read holds up neither the others nor the server's end.
 func TestSlowClient(t *testing.T) {
 	s, address := start(t, Options{}, nil)
-	big := strings.Repeat("x", 200)
+	big := strings.Repeat("x", 4000)
 	set := func(generation int) []resource.Resource {
 		var rs []resource.Resource
-		for n := range 4000 {
+		for n := range 400 {
 			rs = append(rs, entry(name(n), big, fmt.Sprint("g", generation)))
 		}
 		return rs
@@ -337,9 +337,9 @@ func TestSlowClient(t *testing.T) {
 // istiod's client takes messages of any size; so must the server send them: this one has 20 MB.
 func TestLargeResponse(t *testing.T) {
 	s, address := start(t, Options{}, nil)
-	big := strings.Repeat("x", 2000)
+	big := strings.Repeat("x", 20000)
 	var rs []resource.Resource
-	for n := range 10000 {
+	for n := range 1000 {
 		rs = append(rs, entry(name(n), big))
 	}
 	apply(t, s, rs...)

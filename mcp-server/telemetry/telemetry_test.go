@@ -150,7 +150,10 @@ type endless struct{}
 
 func (endless) Read(b []byte) (int, error) {
 	for i := range b {
-		b[i] = '\n'
+		b[i] = 'x'
+		if i%4000 == 0 {
+			b[i] = '\n'
+		}
 	}
 	return len(b), nil
 }
