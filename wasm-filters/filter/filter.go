@@ -177,13 +177,13 @@ type attachments struct {
 // visit takes one attachment. It wants all of them: of two with the same name the later one holds, and who calls is not to be
 // told differently here and at the provider.
 func (a *attachments) visit(k, v []byte) bool {
-	switch string(k) {
-	case "":
-	case a.p.Group:
-		a.group = v
-	case a.p.Caller:
+	// Three comparisons, not a switch: that would copy a long key to the heap.
+	switch {
+	case len(k) == len(a.p.Caller) && string(k) == a.p.Caller:
 		a.caller = v
-	case a.p.Timeout:
+	case len(k) == len(a.p.Group) && string(k) == a.p.Group:
+		a.group = v
+	case len(k) == len(a.p.Timeout) && string(k) == a.p.Timeout:
 		a.timeout = v
 	}
 	return true

@@ -122,9 +122,9 @@ func TestMemoryIsBounded(t *testing.T) {
 				}
 			}
 		}
-		cycle(1000)
+		cycle(500)
 		before := rig.MemoryBytes()
-		cycle(3000)
+		cycle(1000)
 		if after := rig.MemoryBytes(); after > before {
 			t.Errorf("%s: memory grew from %d to %d bytes", p.Codec.Name(), before, after)
 		}
