@@ -67,6 +67,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, measur
 func translateOptions(m *config.Mesh) translate.Options {
 	return translate.Options{
 		Namespace: m.Namespace, ExportTo: m.ExportTo, Naming: translate.Naming{Suffix: m.HostSuffix}, VirtualAddresses: m.Virtual(),
+		EndpointsOnly: m.Addressing == config.AddressingEndpoints,
 	}
 }
 

@@ -32,10 +32,17 @@ const (
 	DefaultRootNamespace     = "istio-system"
 	DefaultHostSuffix        = "isthmus"
 	DefaultVirtualAddresses  = "240.64.0.0/10"
+	DefaultAddressing        = AddressingBoth
 	DefaultFailStrategy      = "open"
 	DefaultTelemetryInterval = time.Second
 	DefaultHoldOff           = 50 * time.Millisecond
 	DefaultMaxHoldOff        = time.Second
+)
+
+// The values of Mesh.Addressing.
+const (
+	AddressingBoth      = "both"
+	AddressingEndpoints = "endpoints"
 )
 
 // The bounds of what a configuration may ask for.
@@ -122,6 +129,9 @@ type Mesh struct {
 	VirtualAddresses string `yaml:"virtualAddresses"`
 	// ExportTo are the namespaces that see the services, as in ServiceEntry. Default: all, or what Istio's mesh configuration says.
 	ExportTo []string `yaml:"exportTo"`
+	// Addressing says how services over TCP are called: "both" (default) by their own virtual addresses too, which costs a listener and a
+	// cluster for each service in each sidecar, or only by their "endpoints".
+	Addressing string `yaml:"addressing"`
 }
 
 // Filter says how the Wasm filter gets into the sidecars. Without URL it does not.
@@ -176,6 +186,7 @@ func (c *Config) setDefaults() {
 	def(&s.Mesh.RootNamespace, DefaultRootNamespace)
 	def(&s.Mesh.HostSuffix, DefaultHostSuffix)
 	def(&s.Mesh.VirtualAddresses, DefaultVirtualAddresses)
+	def(&s.Mesh.Addressing, DefaultAddressing)
 	def(&s.Filter.FailStrategy, DefaultFailStrategy)
 	def(&s.HoldOff.Quiet, DefaultHoldOff)
 	def(&s.HoldOff.Max, DefaultMaxHoldOff)
@@ -312,6 +323,9 @@ func (m Mesh) validate() adapters.Faults {
 		case p.Addr().BitLen()-p.Bits() < minPrefixHosts:
 			f.Add("virtualAddresses", "%s is too small: at least %d bits are needed behind the mask", p, minPrefixHosts)
 		}
+	}
+	if !slices.Contains([]string{"", AddressingBoth, AddressingEndpoints}, m.Addressing) {
+		f.Add("addressing", "must be %s or %s", AddressingBoth, AddressingEndpoints)
 	}
 	for i, e := range m.ExportTo {
 		if e != "*" && e != "." && e != "~" && !isLabel(e) {

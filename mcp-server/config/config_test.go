@@ -37,6 +37,7 @@ spec:
     hostSuffix: legacy.example.com
     virtualAddresses: 240.10.0.0/16
     exportTo: ["*"]
+    addressing: endpoints
   filter:
     url: file:///var/lib/isthmus/isthmus.wasm
     sha256: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
@@ -119,6 +120,7 @@ spec:
     hostSuffix: a..b
     virtualAddresses: 240.0.0.1/8
     exportTo: [a, B]
+    addressing: dns
   filter:
     url: ftp://x
     sha256: abc
@@ -155,14 +157,15 @@ spec:
 		`line 27: spec.mesh.hostSuffix: "a..b" is no domain name`,
 		`line 28: spec.mesh.virtualAddresses: 240.0.0.1/8 has bits set`,
 		`line 29: spec.mesh.exportTo[1]: "B" is neither`,
-		`line 31: spec.filter.url: must begin with`,
-		`line 32: spec.filter.sha256: must be 64`,
-		`line 33: spec.filter.failStrategy: must be open or close`,
-		`line 37: spec.filter.plugin.limits.maxFrame: `,
-		`line 39: spec.holdOff.quiet: is longer than max`,
-		`line 41: spec.telemetry.interval: must be from`,
-		`line 43: spec.telemetry.targets[0].url: "nowhere" is no URL`,
-		`line 45: spec.telemetry.targets[2].name: "a" is also the name of targets[1]`,
+		`line 30: spec.mesh.addressing: must be both or endpoints`,
+		`line 32: spec.filter.url: must begin with`,
+		`line 33: spec.filter.sha256: must be 64`,
+		`line 34: spec.filter.failStrategy: must be open or close`,
+		`line 38: spec.filter.plugin.limits.maxFrame: `,
+		`line 40: spec.holdOff.quiet: is longer than max`,
+		`line 42: spec.telemetry.interval: must be from`,
+		`line 44: spec.telemetry.targets[0].url: "nowhere" is no URL`,
+		`line 46: spec.telemetry.targets[2].name: "a" is also the name of targets[1]`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing: %s", want)

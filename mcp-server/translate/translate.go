@@ -27,6 +27,9 @@ type Options struct {
 	Naming Naming
 	// VirtualAddresses is the range that services' addresses are allocated from. Default DefaultVirtualAddresses.
 	VirtualAddresses netip.Prefix
+	// EndpointsOnly hides services over TCP from callers: nobody's sidecar gets a listener and a cluster for each of them, and only
+	// calls to the endpoints' own addresses are carried. Providers' sidecars are as they are without it.
+	EndpointsOnly bool
 }
 
 func (o Options) withDefaults() Options {
@@ -38,6 +41,9 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
+
+// exportToNobody is Istio's way to hide a service from callers. Its endpoints' own sidecars find it all the same.
+const exportToNobody = "~"
 
 // The annotations and labels of the ServiceEntries.
 const (
@@ -267,6 +273,9 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 	}
 	if svc.Address.IsValid() {
 		body.Addresses = []string{svc.Address.String()}
+	}
+	if o.EndpointsOnly && p.wire.tcp() {
+		body.ExportTo = []string{exportToNobody}
 	}
 	names, addresses := 0, 0
 	var weights []uint32

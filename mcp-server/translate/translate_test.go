@@ -364,6 +364,23 @@ func TestLabelWords(t *testing.T) {
 	}
 }
 
+// Without mesh addressing services over TCP are there for their providers' sidecars only; the rest is as it was.
+func TestEndpointsOnly(t *testing.T) {
+	services := []model.Service{
+		{Key: model.Key{Framework: "dubbo", Interface: "demo.A"}, Endpoints: []model.Endpoint{{Address: "10.0.0.1", Port: 20880, Protocol: "dubbo"}}},
+		{Key: model.Key{Framework: "spring", Interface: "orders"}, Endpoints: []model.Endpoint{{Address: "10.0.0.2", Port: 8080, Protocol: "http"}}},
+	}
+	tr := Translate(&model.Snapshot{Services: services}, Options{EndpointsOnly: true, ExportTo: []string{"vm"}})
+	for name, want := range map[string][]string{"demo.a.dubbo": {"~"}, "orders.spring": {"vm"}, "port-20880": {"vm"}} {
+		if got := body(t, tr.Set(), name).ExportTo; !slices.Equal(got, want) {
+			t.Errorf("%s is exported to %v, want %v", name, got, want)
+		}
+	}
+	if got := body(t, tr.Set(), "demo.a.dubbo"); len(got.Endpoints) != 1 || len(got.Addresses) != 1 {
+		t.Errorf("the service itself: %v", got)
+	}
+}
+
 func TestDuplicateServices(t *testing.T) {
 	s := model.Service{Key: model.Key{Framework: "dubbo", Interface: "demo.A"}}
 	tr := Translate(&model.Snapshot{Services: []model.Service{s, s}}, Options{})
