@@ -88,7 +88,6 @@ type Script struct {
 type scriptConn struct {
 	number int
 	codec  protocol.Codec // by which its bytes are described
-	side   [2]struct{ in, out []byte }
 }
 
 // NewScript returns a script that runs on rig; codecs describe what comes out.
