@@ -1,13 +1,19 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/isthmus-mesh/isthmus/e2e/machine"
@@ -153,4 +159,71 @@ func metricsListener() fields {
 			},
 		}}}},
 	}
+}
+
+// Endpoints returns the endpoints, ip:port, that the sidecar would balance over for a host: those of its outbound clusters.
+// They are sorted and each there once.
+func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) {
+	body, err := s.Admin(ctx, "/clusters?format=json")
+	if err != nil {
+		return nil, err
+	}
+	var page struct {
+		ClusterStatuses []struct {
+			Name         string `json:"name"`
+			HostStatuses []struct {
+				Address struct {
+					SocketAddress struct {
+						Address string `json:"address"`
+						Port    int    `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"address"`
+			} `json:"host_statuses"`
+		} `json:"cluster_statuses"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return nil, fmt.Errorf("mesh: clusters of %s: %w", s.machine.Name(), err)
+	}
+	var out []string
+	for _, c := range page.ClusterStatuses {
+		if !strings.HasPrefix(c.Name, "outbound|") || !strings.HasSuffix(c.Name, "|"+host) {
+			continue
+		}
+		for _, h := range c.HostStatuses {
+			a := h.Address.SocketAddress
+			out = append(out, fmt.Sprintf("%s:%d", a.Address, a.Port))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// Sample is one number of a page of metrics.
+type Sample struct {
+	Labels map[string]string
+	Value  float64
+}
+
+// Metrics returns the samples of one metric of the filter, by the name that the filter gives it.
+func (s *Sidecar) Metrics(ctx context.Context, name string) ([]Sample, error) {
+	body, err := get(ctx, &http.Client{Timeout: 10 * time.Second}, fmt.Sprintf("http://%s:%d/stats/prometheus", s.machine.Address(), machine.PortMetrics))
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("mesh: metrics of %s: %w", s.machine.Name(), err)
+	}
+	var out []Sample
+	for _, prefix := range []string{"", "envoy_wasmcustom_", "envoy_"} {
+		for _, m := range families[prefix+name].GetMetric() {
+			sample := Sample{Labels: make(map[string]string), Value: m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()}
+			for _, l := range m.GetLabel() {
+				sample.Labels[l.GetName()] = l.GetValue()
+			}
+			out = append(out, sample)
+		}
+	}
+	return out, nil
 }

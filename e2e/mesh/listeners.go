@@ -1,0 +1,63 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// filterMark is in the name of the network filter that istiod makes of our TrafficExtension.
+const filterMark = "trafficextension/" + RootNamespace + ".isthmus"
+
+// listener is what of Envoy's listeners is looked at.
+type listener struct {
+	Name        string `json:"name"`
+	ActiveState *struct {
+		Listener struct {
+			FilterChains []struct {
+				FilterChainMatch struct {
+					DestinationPort int `json:"destination_port"`
+				} `json:"filter_chain_match"`
+				Filters []struct {
+					Name string `json:"name"`
+				} `json:"filters"`
+			} `json:"filter_chains"`
+		} `json:"listener"`
+	} `json:"active_state"`
+}
+
+// Filtered says why the filter is not, or not yet, on the connections to a port: outgoing ones to any address and, if
+// inbound, incoming ones. It returns nil once new connections pass the filter. An Envoy that is loading it keeps the listeners
+// that it had, so connections that are made meanwhile pass unread for as long as they last.
+func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
+	body, err := s.Admin(ctx, "/config_dump?resource=dynamic_listeners")
+	if err != nil {
+		return err
+	}
+	var page struct {
+		Configs []listener `json:"configs"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return fmt.Errorf("mesh: listeners of %s: %w", s.machine.Name(), err)
+	}
+	outName := fmt.Sprintf("0.0.0.0_%d", port)
+	var out, in bool
+	for _, l := range page.Configs {
+		if l.ActiveState == nil {
+			continue
+		}
+		for _, c := range l.ActiveState.Listener.FilterChains {
+			has := len(c.Filters) > 0 && strings.Contains(c.Filters[0].Name, filterMark)
+			out = out || has && l.Name == outName
+			in = in || has && l.Name == "virtualInbound" && c.FilterChainMatch.DestinationPort == port
+		}
+	}
+	switch {
+	case !out:
+		return fmt.Errorf("%s: the filter is not on outgoing connections to port %d", s.machine.Name(), port)
+	case inbound && !in:
+		return fmt.Errorf("%s: the filter is not on incoming connections to port %d", s.machine.Name(), port)
+	}
+	return nil
+}
