@@ -123,7 +123,7 @@ func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Re
 				Match: []*extensions.TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: selectors}},
 				FilterConfig: &extensions.TrafficExtension_Wasm{Wasm: &extensions.WasmConfig{
 					Type: extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
-					PluginConfig: config, FailStrategy: fail,
+					PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
 				}},
 			},
 		},
@@ -132,8 +132,19 @@ func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Re
 			Body: &extensions.WasmPlugin{
 				Match: []*extensions.WasmPlugin_TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: slices.Clone(selectors)}},
 				Type:  extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
-				PluginConfig: config, FailStrategy: fail,
+				PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
 			},
 		},
 	}
+}
+
+// versionVariable is the environment variable in which istiod tells a VM the version of the resource
+// (istio.io/istio pkg/model, WasmResourceVersionEnv), unless the resource names it itself.
+const versionVariable = "ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION"
+
+// oneVM keeps the filter in one VM over all versions of its configuration. Envoy has a VM for each set of environment
+// variables; with istiod's own value a new rule would go to a new VM, and connections that are open, which stay with
+// theirs, would never obey it.
+func oneVM() *extensions.VmConfig {
+	return &extensions.VmConfig{Env: []*extensions.EnvVar{{Name: versionVariable, Value: "isthmus"}}}
 }
