@@ -506,7 +506,7 @@ func (w *writer) value(depth int) {
 // TestGrammar: whatever the grammar allows is skipped exactly, all its beginnings are short, and each asks for no more
 // than there is.
 func TestGrammar(t *testing.T) {
-	for seed := range 500 {
+	for seed := range 150 {
 		w := writer{Rand: rand.New(rand.NewPCG(uint64(seed), 0)), budget: 200}
 		values := 1 + w.IntN(3)
 		for range values {
