@@ -125,8 +125,10 @@ func (p *Plugin) Validate() Faults {
 	return v.faults
 }
 
+// A validator collects faults. Its methods are not inlined: they stand in many places, and size is start-up time.
 type validator struct{ faults Faults }
 
+//go:noinline
 func (v *validator) fault(path, msg string) {
 	if len(v.faults) < maxFaults {
 		v.faults = append(v.faults, Fault{path, msg})
@@ -134,6 +136,8 @@ func (v *validator) fault(path, msg string) {
 }
 
 // bounds checks a number whose zero means the default.
+//
+//go:noinline
 func (v *validator) bounds(path string, n, low, high uint32) {
 	if n != 0 && (n < low || n > high) {
 		v.fault(path, "must be from "+strconv.FormatUint(uint64(low), 10)+" to "+strconv.FormatUint(uint64(high), 10)+", or 0 for the default")
@@ -141,6 +145,8 @@ func (v *validator) bounds(path string, n, low, high uint32) {
 }
 
 // oneOf checks a string whose zero means the default.
+//
+//go:noinline
 func (v *validator) oneOf(path, s string, allowed ...string) {
 	if s != "" && !contains(allowed, s) {
 		v.fault(path, "must be one of "+strings.Join(allowed, ", "))
@@ -157,6 +163,7 @@ func (v *validator) target(path string, t *Target) {
 	v.match(path+".caller", t.Caller)
 }
 
+//go:noinline
 func (v *validator) match(path string, m Match) {
 	switch {
 	case m.Exact != "" && m.Prefix != "":
