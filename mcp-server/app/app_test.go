@@ -323,7 +323,7 @@ func TestRun(t *testing.T) {
 
 	p.until("the API's own numbers", func() bool {
 		v, err := p.client.Version(t.Context())
-		return err == nil && v.Ready && v.Istiods == 1 && v.Services == 2 && v.Resources == 5
+		return err == nil && v.Ready && v.Istiods == 1 && v.Services == 2 && v.Resources == 6
 	})
 	code, body := p.get("/metrics")
 	for _, want := range []string{`isthmus_services 2`, `isthmus_source_state{kind="file",registry="files",state="synced"} 1`, `isthmus_pipeline_snapshot_to_apply_duration_seconds_count`,

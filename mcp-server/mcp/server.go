@@ -39,7 +39,7 @@ var Types = []resource.Type{
 	resource.TypeServiceEntry,
 	"networking.istio.io/v1/Sidecar",
 	resource.TypeVirtualService,
-	"networking.istio.io/v1/WorkloadEntry",
+	resource.TypeWorkloadEntry,
 	"networking.istio.io/v1/WorkloadGroup",
 	"security.istio.io/v1/AuthorizationPolicy",
 	"security.istio.io/v1/PeerAuthentication",

@@ -10,6 +10,7 @@ type Type string
 // The types that Isthmus emits.
 const (
 	TypeServiceEntry     Type = "networking.istio.io/v1/ServiceEntry"
+	TypeWorkloadEntry    Type = "networking.istio.io/v1/WorkloadEntry"
 	TypeDestinationRule  Type = "networking.istio.io/v1/DestinationRule"
 	TypeVirtualService   Type = "networking.istio.io/v1/VirtualService"
 	TypeEnvoyFilter      Type = "networking.istio.io/v1alpha3/EnvoyFilter"

@@ -85,16 +85,16 @@ type Service struct {
 	LeftOut  int // endpoints that are disabled, have weight 0 or cannot be rendered
 }
 
-// Istio renders a snapshot as ServiceEntries.
+// Istio renders a snapshot as ServiceEntries, and a WorkloadEntry for each address.
 func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
 	t := Translate(s, o)
 	return t.Set(), t.Problems
 }
 
-// Set returns the ServiceEntries.
+// Set returns the ServiceEntries and WorkloadEntries.
 func (t *Translation) Set() resource.Set { return t.set }
 
-// Translate renders a snapshot as ServiceEntries and tells what it made of each service.
+// Translate renders a snapshot as ServiceEntries and WorkloadEntries and tells what it made of each service.
 func Translate(s *model.Snapshot, o Options) *Translation {
 	o = o.withDefaults()
 	t := &Translation{}
@@ -151,6 +151,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 		}
 		resources = append(resources, o.catchAll(port))
 	}
+	resources = append(resources, o.workloads(s.Services)...)
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
 	set, err := resource.NewSet(resources)
 	if err != nil { // names are unique, and everything in a body was made valid UTF-8
@@ -263,6 +264,9 @@ func (p *part) port() uint16 {
 	return slices.MinFunc(slices.Sorted(maps.Keys(count)), func(a, b uint16) int { return cmp.Compare(count[b], count[a]) })
 }
 
+// takesNothing tells that an endpoint is registered, but not to be called.
+func takesNothing(e *model.Endpoint) bool { return e.Disabled || e.Weight != nil && *e.Weight == 0 }
+
 func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) resource.Resource {
 	body := &networking.ServiceEntry{
 		Hosts:      []string{p.host},
@@ -286,7 +290,7 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 			problems.add(model.SeverityError, p.service.Key.String(), "InvalidAddress", "its endpoint %s:%d has no address that can be called; it is left out of the mesh", clip(e.Address), e.Port)
 			continue
 		}
-		if e.Disabled || e.Weight != nil && *e.Weight == 0 {
+		if takesNothing(e) {
 			svc.LeftOut++ // istiod takes weight 0 for "not said", which would be 1
 			continue
 		}

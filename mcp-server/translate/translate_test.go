@@ -154,7 +154,7 @@ func TestNothingIsLost(t *testing.T) {
 		inSet := 0
 		labels := map[string]map[string]string{}
 		listeners := map[string]string{}
-		for entry := range tr.Set().All() {
+		for _, entry := range tr.Set().OfType(resource.TypeServiceEntry) {
 			se := entry.Body.(*networking.ServiceEntry)
 			inSet += len(se.Endpoints)
 			if len(se.Ports) != 1 || len(se.Hosts) != 1 {
@@ -301,7 +301,7 @@ func TestFullRange(t *testing.T) {
 		}
 	}
 	addressed := 0
-	for entry := range tr.Set().All() {
+	for _, entry := range tr.Set().OfType(resource.TypeServiceEntry) {
 		se := entry.Body.(*networking.ServiceEntry)
 		if len(se.Addresses) > 0 {
 			addressed++
@@ -378,6 +378,45 @@ func TestEndpointsOnly(t *testing.T) {
 	}
 	if got := body(t, tr.Set(), "demo.a.dubbo"); len(got.Endpoints) != 1 || len(got.Addresses) != 1 {
 		t.Errorf("the service itself: %v", got)
+	}
+}
+
+// Each address that is called has one WorkloadEntry, whose labels tell its ports and nothing that anybody selects by.
+func TestWorkloads(t *testing.T) {
+	weight := uint32(0)
+	many := model.Service{Key: model.Key{Framework: "dubbo", Interface: "demo.Many"}}
+	for port := range 30 {
+		many.Endpoints = append(many.Endpoints, model.Endpoint{Address: "10.0.0.9", Port: uint16(20000 + port), Protocol: "dubbo"})
+	}
+	services := []model.Service{
+		{Key: model.Key{Framework: "dubbo", Interface: "demo.A"}, Endpoints: []model.Endpoint{
+			{Address: "10.0.0.1", Port: 20881, Protocol: "dubbo", Application: "a", Labels: map[string]string{"version": "v1"}},
+			{Address: "10.0.0.2", Port: 20880, Protocol: "dubbo", Disabled: true},
+			{Address: "10.0.0.3", Port: 20880, Protocol: "dubbo", Weight: &weight},
+			{Address: "a.example.org", Port: 20880, Protocol: "dubbo"},
+			{Address: "2001:db8::", Port: 20880, Protocol: "dubbo"},
+		}},
+		{Key: model.Key{Framework: "dubbo", Interface: "demo.B"}, Endpoints: []model.Endpoint{{Address: "10.0.0.1", Port: 20880, Protocol: "dubbo"}}},
+		many,
+	}
+	got := map[string]string{}
+	for _, e := range Translate(&model.Snapshot{Services: services}, Options{}).Set().OfType(resource.TypeWorkloadEntry) {
+		w := e.Body.(*networking.WorkloadEntry)
+		if len(w.Labels) != 1 || e.Namespace != "default" || len(w.Labels[labelPorts]) > maxLabelValue {
+			t.Errorf("%s: %v", e.Name, w)
+		}
+		got[e.Name+" "+w.Address] = w.Labels[labelPorts]
+	}
+	want := map[string]string{
+		"ip-10-0-0-1 10.0.0.1":                                  "20880-20881",
+		"ip-10-0-0-9 10.0.0.9":                                  got["ip-10-0-0-9 10.0.0.9"], // see below
+		"ip-2001-0db8-0000-0000-0000-0000-0000-0000 2001:db8::": "20880",
+	}
+	if hash := got["ip-10-0-0-9 10.0.0.9"]; len(hash) != 32 {
+		t.Errorf("30 ports are %q", hash)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
