@@ -29,6 +29,11 @@ func Run(t *testing.T, c protocol.Codec, s Suite) {
 	if s.MaxReject == 0 {
 		s.MaxReject = 64 << 10
 	}
+	given := s.Frames
+	s.Frames = make(map[string][]byte, len(given))
+	for name, b := range given {
+		s.Frames[name] = bytes.Clone(b)
+	}
 	names := slices.Sorted(maps.Keys(s.Frames))
 	requests := map[string]protocol.Frame{}
 	responses := 0
@@ -110,6 +115,13 @@ func Run(t *testing.T, c protocol.Codec, s Suite) {
 	})
 	t.Run("garbage", func(t *testing.T) { garbage(t, c, &s, names) })
 	t.Run("allocations", func(t *testing.T) { allocations(t, c, names, s.Frames) })
+	t.Run("untouched", func(t *testing.T) {
+		each(t, func(t *testing.T, name string, b []byte) {
+			if !bytes.Equal(b, given[name]) {
+				t.Errorf("%s: the codec wrote into its input", name)
+			}
+		})
+	})
 }
 
 // split gives the codec every beginning of the frame b.
