@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -186,6 +187,60 @@ func TestSupersededTypes(t *testing.T) {
 	}
 }
 
+// WorkloadEntries are sent when istiod has had time to take the ServiceEntries in: it looks up the services of a sidecar when the
+// WorkloadEntry comes, and never again.
+func TestTrail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		var sent []*discovery.DiscoveryResponse
+		c := &connection{server: s, client: &client{types: map[resource.Type]*subscription{}}, stream: sender(func(r *discovery.DiscoveryResponse) error { sent = append(sent, r); return nil })}
+		ask := func(typ resource.Type, nonce string) {
+			t.Helper()
+			if _, err := c.request(&discovery.DiscoveryRequest{TypeUrl: string(typ), ResponseNonce: nonce}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		due := func(want time.Duration, types ...resource.Type) {
+			t.Helper()
+			p, _ := s.latest()
+			before := len(sent)
+			later, err := c.sendDue(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []resource.Type
+			for _, r := range sent[before:] {
+				got = append(got, resource.Type(r.TypeUrl))
+			}
+			if later != want || !slices.Equal(got, types) {
+				t.Fatalf("sent %v and the rest after %v, want %v and %v", got, later, types, want)
+			}
+		}
+		workload := func(ports string) resource.Resource {
+			return resource.Resource{Type: resource.TypeWorkloadEntry, Namespace: "vm", Name: "ip", Body: &networking.WorkloadEntry{Address: "192.0.2.1", Labels: map[string]string{"p": ports}}}
+		}
+		apply(t, s, entry("a"), workload("1"))
+		ask(resource.TypeWorkloadEntry, "x")
+		ask(resource.TypeServiceEntry, "x")
+		due(trailPatient, resource.TypeServiceEntry)
+		time.Sleep(10 * time.Millisecond)
+		due(trailPatient - 10*time.Millisecond)
+		ask(resource.TypeServiceEntry, sent[0].Nonce)
+		due(trailQuiet + 20*time.Millisecond)
+		time.Sleep(trailQuiet + 20*time.Millisecond)
+		due(0, resource.TypeWorkloadEntry)
+		due(0)
+
+		apply(t, s, entry("a"), workload("2"))
+		due(0, resource.TypeWorkloadEntry)
+
+		apply(t, s, entry("b"), workload("3"))
+		due(trailPatient, resource.TypeServiceEntry) // and it is never acknowledged
+		time.Sleep(trailPatient)
+		due(0, resource.TypeWorkloadEntry)
+	})
+}
+
 // istiod's own first requests, and requests that are late, must not be taken for acknowledgements nor answered twice.
 func TestNonces(t *testing.T) {
 	s := New(Options{})
@@ -201,7 +256,7 @@ func TestNonces(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, _ := s.latest()
-		if err := c.sendDue(p); err != nil {
+		if _, err := c.sendDue(p); err != nil {
 			t.Fatal(err)
 		}
 	}

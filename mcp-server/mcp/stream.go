@@ -41,10 +41,11 @@ type subscription struct {
 	nonce    string // of the last response; "" before the first
 	sent     string // its version
 	sentAt   time.Time
-	count    int    // its resources
-	acked    string // the version that the client acknowledged last
-	rejected string // why it rejected the last one; "" if it did not
-	waiting  bool   // for a type that would supersede it
+	took     time.Duration // until the client acknowledged it; 0 before
+	count    int           // its resources
+	acked    string        // the version that the client acknowledged last
+	rejected string        // why it rejected the last one; "" if it did not
+	waiting  bool          // for a type that would supersede it
 }
 
 // Client is what is known of one that is connected.
@@ -134,6 +135,8 @@ func (s *Server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryS
 	settled.Stop()
 	defer settled.Stop()
 	conn := &connection{server: s, client: c, stream: stream}
+	trailing := time.NewTimer(time.Hour)
+	defer trailing.Stop()
 	_, changed := s.latest()
 	for {
 		select {
@@ -156,13 +159,18 @@ func (s *Server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryS
 			}
 		case <-settled.C:
 			conn.settle()
+		case <-trailing.C:
 		case <-changed:
 		}
 		// Whatever it was, the client may now be owed something; what has changed several times meanwhile is sent once.
 		var current *published
 		current, changed = s.latest()
-		if err := conn.sendDue(current); err != nil {
+		later, err := conn.sendDue(current)
+		if err != nil {
 			return err
+		}
+		if later > 0 {
+			trailing.Reset(later)
 		}
 	}
 }
@@ -218,7 +226,8 @@ func (c *connection) request(r *discovery.DiscoveryRequest) (wait bool, err erro
 		return false, nil // it will not like the same again; the next version is sent when there is one
 	}
 	if sub.acked != sub.sent {
-		c.server.metrics.acknowledge.Observe(time.Since(sub.sentAt).Seconds())
+		sub.took = time.Since(sub.sentAt)
+		c.server.metrics.acknowledge.Observe(sub.took.Seconds())
 	}
 	sub.acked, sub.rejected = sub.sent, ""
 	return false, nil
@@ -236,11 +245,40 @@ func (c *connection) settle() {
 // asked tells whether the client has asked for a type. The caller holds client.mu.
 func (c *connection) asked(t resource.Type) bool { return c.client.types[t] != nil }
 
+// trails lists the types that are sent only when the client has had time to take in another one.
+var trails = map[resource.Type]resource.Type{
+	resource.TypeWorkloadEntry: resource.TypeServiceEntry,
+}
+
+// The time that a client has to take a type in. istiod acknowledges when it has stored what it was sent, and computes with it
+// afterwards, the longer the more there is.
+const (
+	trailQuiet   = 250 * time.Millisecond // after the acknowledgement, and twice the time that it took
+	trailPatient = 5 * time.Second        // at most, without one
+)
+
+// trail returns how long t has to wait for the type that it trails, which leads says is about to be sent. The caller holds
+// client.mu.
+func (c *connection) trail(t resource.Type, leads bool) time.Duration {
+	leader := c.client.types[trails[t]]
+	switch {
+	case leader == nil:
+		return 0
+	case leads:
+		return trailPatient
+	case leader.nonce == "":
+		return 0
+	case leader.acked != leader.sent && leader.rejected == "":
+		return trailPatient - time.Since(leader.sentAt)
+	}
+	return trailQuiet + 3*leader.took - time.Since(leader.sentAt)
+}
+
 // sendDue sends what has changed for the client since it was last sent. A type that it asks for is sent at least once, with
-// nothing in it if need be.
-func (c *connection) sendDue(p *published) error {
+// nothing in it if need be. later says after what time there is more to send, 0 if there is not.
+func (c *connection) sendDue(p *published) (later time.Duration, err error) {
 	if p == nil {
-		return nil
+		return 0, nil
 	}
 	type due struct {
 		t    resource.Type
@@ -256,6 +294,17 @@ func (c *connection) sendDue(p *published) error {
 			list = append(list, due{t, what})
 		}
 	}
+	leads := map[resource.Type]bool{}
+	for _, d := range list {
+		leads[d.t] = true
+	}
+	list = slices.DeleteFunc(list, func(d due) bool {
+		wait := c.trail(d.t, leads[trails[d.t]])
+		if wait > 0 && (later == 0 || wait < later) {
+			later = wait
+		}
+		return wait > 0
+	})
 	c.client.mu.Unlock()
 	slices.SortFunc(list, func(a, b due) int { return cmp.Compare(a.t, b.t) })
 	for _, d := range list {
@@ -264,20 +313,20 @@ func (c *connection) sendDue(p *published) error {
 		c.client.mu.Lock()
 		sub := c.client.types[d.t]
 		first := sub.nonce == ""
-		sub.nonce, sub.sent, sub.count, sub.sentAt = nonce, d.what.version, len(d.what.resources), time.Now()
+		sub.nonce, sub.sent, sub.count, sub.sentAt, sub.took = nonce, d.what.version, len(d.what.resources), time.Now(), 0
 		c.client.mu.Unlock()
 		// Send blocks while the client does not read; nobody else waits for it.
 		if err := c.stream.Send(&discovery.DiscoveryResponse{
 			TypeUrl: string(d.t), VersionInfo: d.what.version, Nonce: nonce, Resources: d.what.resources,
 		}); err != nil {
-			return err
+			return 0, err
 		}
 		c.server.metrics.responses.WithLabelValues(label(d.t)).Inc()
 		if !first {
 			c.server.metrics.pushed(p)
 		}
 	}
-	return nil
+	return later, nil
 }
 
 // wellFormed tells whether a type looks like one of Istio's: group/version/kind. Those that are not in Types, which a newer
