@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"maps"
 	"slices"
 	"strings"
@@ -143,12 +142,6 @@ func startApplications(ctx context.Context, t *story) error {
 	begin = time.Now()
 	done = t.working("the sidecars load the filter")
 	defer done()
-	time.Sleep(time.Second)
-	for i, name := range providerMachines {
-		m, _ := t.mesh.Machine(name)
-		t.note("EXP %s: %v", name, t.sidecars[name].Filtered(ctx, dubboPort, true))
-		_ = os.WriteFile(t.plan.Folder+"/istiod/operator/we"+fmt.Sprint(i)+".yaml", []byte(fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: we-%d, namespace: default}\nspec: {address: %s, labels: {app: greet-provider, version: v%d}}\n", i, m.Address(), i+1)), 0o644)
-	}
 	for name, s := range t.sidecars {
 		if err := t.until(ctx, "the filter", func(ctx context.Context) error { return s.Filtered(ctx, dubboPort, name != consumerMachine) }); err != nil {
 			return err
@@ -368,7 +361,6 @@ spec:
     service: demo.GreetService
     method: sayHello
   threshold: 10
-  burst: 1
 `
 
 // throttle applies a rule and takes it away again. The callers must see a well-formed error of Dubbo's on connections
@@ -400,8 +392,8 @@ func throttle(ctx context.Context, t *story) error {
 	}); err != nil {
 		return err
 	}
-	t.ok("in force after %s; what the caller gets:", since(begin))
-	t.quote(refused.Error + ": " + refused.Message)
+	t.ok("in force after %s; what the caller gets, at the end of Dubbo's own long message:", since(begin))
+	t.quote(refused.Error + ": … " + refused.Message[max(0, strings.LastIndex(refused.Message, "cause: ")):])
 	if refused.Error != "org.apache.dubbo.rpc.RpcException" || !strings.Contains(refused.Message, ruleName) {
 		return fmt.Errorf("that is no RpcException that names the rule")
 	}

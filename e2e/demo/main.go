@@ -124,14 +124,19 @@ func inside(once bool) int {
 	// The story ends when it has been told, when a step fails or when the user says so; everything stops with it.
 	err = tell(host.Context(), host, plan, s, once)
 	interrupted := host.Context().Err() != nil
+	s.line("")
 	s.note("stopping everything")
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	// What has not ended by then is killed, at the latest with the namespaces.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	host.Close(ctx)
 	switch failed, ok := errors.AsType[*stepError](err); {
 	case interrupted:
 		s.note("everything is stopped and gone")
-		return 130
+		if once {
+			return 130 // it was not told to the end
+		}
+		return 0
 	case ok:
 		s.failure(failed)
 		fmt.Fprintf(os.Stderr, "demo: logs are in %s\n", plan.Folder)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -103,9 +105,71 @@ func tell(ctx context.Context, host *machine.Host, plan handover, s *screen, onc
 				t.autopsy()
 				return &stepError{number: s.steps, title: st.title, err: err}
 			}
+			t.pause(ctx)
 		}
 	}
+	if once {
+		return nil
+	}
+	return t.stay(ctx)
+}
+
+// reading is how long a step stays on the screen before the next one begins.
+const reading = 3 * time.Second
+
+// pause leaves time to read, where somebody does.
+func (t *story) pause(ctx context.Context) {
+	if t.once {
+		return
+	}
+	select {
+	case <-time.After(reading):
+	case <-ctx.Done():
+	}
+}
+
+// stay keeps the mesh up and shows its live traffic until the user ends it.
+func (t *story) stay(ctx context.Context) error {
+	t.step("The mesh stays up, until Ctrl-C")
+	if l := t.host.Listener(apiListener); l != nil {
+		defer l.Close()
+		go t.forward(ctx, l)
+		t.note("mcp-server's API is at http://%s, also for %s --server http://%s services", l.Addr(), t.plan.Peers[peer.Isthmusctl].Path, l.Addr())
+	}
+	t.note("logs are in %s", t.plan.Folder)
+	cmd := exec.CommandContext(ctx, t.plan.Peers[peer.Isthmusctl].Path, "top")
+	cmd.Env = append(os.Environ(), "ISTHMUS_SERVER="+t.mesh.APIURL())
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil // the user has ended it
+	}
+	if err != nil {
+		return fmt.Errorf("isthmusctl top: %w", err)
+	}
+	<-ctx.Done() // the user has ended only the display
 	return nil
+}
+
+// forward joins connections from the user's own network to mcp-server's API.
+func (t *story) forward(ctx context.Context, l net.Listener) {
+	target := strings.TrimPrefix(t.mesh.APIURL(), "http://")
+	for {
+		in, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer in.Close()
+			out, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
+			if err != nil {
+				return // mcp-server is being restarted; the caller sees the connection end
+			}
+			defer out.Close()
+			go func() { _, _ = io.Copy(out, in); out.Close() }()
+			_, _ = io.Copy(in, out)
+		}()
+	}
 }
 
 // autopsy saves what the sidecars and istiod say of themselves, for whoever looks for the reason of a failure.
