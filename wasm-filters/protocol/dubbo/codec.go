@@ -158,6 +158,16 @@ func request(f *protocol.Frame, b []byte) (need int) {
 		}
 		if off < len(b) && b[off] < 0x20 {
 			units = int(b[off])
+			// The usual case, as in visit.
+			if len(b)-start >= 32 {
+				p, m := b[start:start+32:start+32], &masks[units]
+				if binary.LittleEndian.Uint64(p)&m[0]|binary.LittleEndian.Uint64(p[8:])&m[1]|
+					binary.LittleEndian.Uint64(p[16:])&m[2]|binary.LittleEndian.Uint64(p[24:])&m[3] == 0 && start+units <= last {
+					spans[i] = protocol.Span{Off: uint32(start), Len: uint32(units)}
+					off = start + units
+					continue
+				}
+			}
 		} else if off < len(b) && b[off] == 'N' && i != 1 && i != 3 {
 			off++ // null: the caller gave no version
 			continue

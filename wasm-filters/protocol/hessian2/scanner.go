@@ -160,9 +160,14 @@ func (s *Scanner) skip(b []byte, off int, left uint32) (int, error) {
 		}
 		if op <= opChunk {
 			var err error
-			if op == opString {
+			switch {
+			case op == opString:
 				off, err = Units(b, off+1, int(tag))
-			} else {
+			case op == opShortString && len(b)-off >= 2:
+				off, err = Units(b, off+2, int(tag&3)<<8|int(b[off+1]))
+			case op == opLongString && len(b)-off >= 3:
+				off, err = Units(b, off+3, int(b[off+1])<<8|int(b[off+2]))
+			default:
 				off, err = longString(b, off)
 			}
 			if err != nil {
