@@ -10,7 +10,11 @@
 // type is 0 for a response, 1 for a request, 2 for a one-way request; command is 0 for a heartbeat and its answer, 1 for a
 // request, 2 for a response, and 100 for MOSN's GOAWAY. The CRC-32 (IEEE) is there where ver1 is 2 and bit 0 of switch is
 // set; it covers the whole frame before it and is not counted in any length. Each frame tells its own version: a
-// peer may send a v2 frame on a connection that began with v1.
+// peer may send a v2 frame on a connection that began with v1, and Bolt's server answers it in v1.
+//
+// What a server of Bolt 1.6.10 does with frames that are none was tried: an unknown type or command (GOAWAY is one to it), a
+// switch above 127 and a CRC that does not match make it close the connection; for any other ver1 than 1 and 2 it waits
+// for ever; a length with the sign bit counts as zero. Decode takes all but the unknown command and the CRC for lost framing.
 //
 // # What is read
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo/jsonb"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/hessian2"
 )
 
@@ -22,9 +23,9 @@ const (
 )
 
 // VisitAttachments calls fn for each attachment of a request, or of a response that has any, in the order of the frame. Of
-// two equal keys the later one holds for Dubbo. Keys and values that are not strings, or are strings in more than one
-// chunk (beyond 32768 characters), are skipped with their pair. What precedes the attachments is skipped value by value: the
-// arguments of a request, as many as the parameter descriptor names, or the value of a response. A body that ends
+// two equal keys the later one holds for Dubbo. Keys and values that are not strings, or in Hessian are strings in more
+// than one chunk (beyond 32768 characters), are skipped with their pair. What precedes the attachments is skipped value by
+// value: the arguments of a request, as many as the parameter descriptor names, or the value of a response. A body that ends
 // there, or has null, has no attachments; a reference in their place (a map that is an argument too) counts as none.
 func (Codec) VisitAttachments(f *protocol.Frame, b []byte, fn func(k, v []byte) bool) error {
 	if f.Len < HeaderLen || uint64(len(b)) < f.Len {
@@ -35,36 +36,80 @@ func (Codec) VisitAttachments(f *protocol.Frame, b []byte, fn func(k, v []byte) 
 	if !request && (f.Kind != protocol.KindResponse || f.Status != StatusOK) {
 		return nil
 	}
-	if f.Serialization != SerializationHessian2 {
-		return protocol.ErrSerialization
+	if f.Serialization != SerializationHessian2 && f.Serialization != SerializationFastJSON2 {
+		return broken(f, protocol.FlawSerialization, 2)
 	}
-	if request && f.Method.Off == 0 {
-		return protocol.ErrMalformed // Decode did not get as far
-	}
-	var s hessian2.Scanner
 	off, values := 0, 0
 	if request {
-		var ok bool
-		if off, values, ok = parameters(b, int(f.Method.Off)+int(f.Method.Len)); !ok {
-			return broken(f, protocol.FlawMalformed, off)
+		if f.Method.Off == 0 {
+			return errorOf(f.Flaw) // Decode did not get as far
 		}
+		off = int(f.Method.Off) + int(f.Method.Len)
 	} else {
-		what, at, err := hessian2.Int(b, HeaderLen)
+		what, end, need := first(f, b)
 		switch {
-		case err != nil:
+		case need > 0 || what < responseException || what > responseNullWithAttachments:
 			return broken(f, protocol.FlawMalformed, HeaderLen)
 		case what < responseExceptionWithAttachments:
 			return nil
 		case what != responseNullWithAttachments:
 			values = 1
 		}
-		off = at
+		off = end
 	}
+	if f.Serialization == SerializationFastJSON2 {
+		return fastJSONAttachments(f, b, off, values, request, fn)
+	}
+	if request {
+		units, start, more, err := hessian2.Text(b, off)
+		if err != nil || more {
+			return broken(f, protocol.FlawMalformed, min(off, len(b)))
+		}
+		end, err := hessian2.Units(b, start, units)
+		if err != nil {
+			return skipFlaw(f, end, err)
+		}
+		var at int
+		if values, at = parameters(b[start:end]); values < 0 {
+			return broken(f, protocol.FlawMalformed, start+at)
+		}
+		off = end
+	}
+	var s hessian2.Scanner
 	off, err := s.Skip(b, off, values)
 	if err != nil {
 		return skipFlaw(f, off, err)
 	}
 	return visit(f, b, off, &s, fn)
+}
+
+// parameters counts the parameters that a descriptor names; where it is none, n is -1 and at the offset of the byte at
+// fault. (JVM specification, 4.3.3; org.apache.dubbo.common.utils.ReflectUtils.getDesc)
+func parameters(descriptor []byte) (n, at int) {
+	for i := 0; i < len(descriptor); n++ {
+		at := i
+		for i < len(descriptor) && descriptor[i] == '[' {
+			i++
+		}
+		if i == len(descriptor) {
+			return -1, at
+		}
+		switch descriptor[i] {
+		case 'Z', 'B', 'C', 'D', 'F', 'I', 'J', 'S':
+			i++
+		case 'L':
+			for i < len(descriptor) && descriptor[i] != ';' {
+				i++
+			}
+			if i == len(descriptor) {
+				return -1, at
+			}
+			i++
+		default:
+			return -1, i
+		}
+	}
+	return n, 0
 }
 
 // masks has for each number of bytes up to 31 the bits that tell a byte beyond ASCII.
@@ -86,12 +131,8 @@ func visit(f *protocol.Frame, b []byte, off int, s *hessian2.Scanner, fn func(k,
 	case 'H':
 		off++
 	case 'M':
-		// The type is a string or an int, neither of which a value in its place would be mistaken for.
-		if off+1 < len(b) && b[off+1] == 'Z' {
-			return broken(f, protocol.FlawMalformed, off+1)
-		}
 		var err error
-		if off, err = s.Skip(b, off+1, 1); err != nil {
+		if off, err = hessian2.Type(b, off+1); err != nil {
 			return skipFlaw(f, off, err)
 		}
 	case 'N', 'Q':
@@ -151,43 +192,92 @@ func visit(f *protocol.Frame, b []byte, off int, s *hessian2.Scanner, fn func(k,
 	}
 }
 
-// parameters reads the parameter descriptor at b[off]: where it ends, and how many parameters it names. Where it is not ok,
-// end is the offset of the byte at fault.
-func parameters(b []byte, off int) (end, n int, ok bool) {
-	units, start, more, err := hessian2.Text(b, off)
-	if err != nil || more {
-		return min(off, len(b)), 0, false
-	}
-	end, err = hessian2.Units(b, start, units)
-	if err != nil {
-		return min(end, len(b)), 0, false
-	}
-	// (JVM specification, 4.3.3; org.apache.dubbo.common.utils.ReflectUtils.getDesc)
-	for i := start; i < end; {
-		at := i
-		for i < end && b[i] == '[' {
-			i++
+// fastJSONAttachments is the part of VisitAttachments for JSONB, where every value says how long it is. b[off] is behind the
+// method of a request, or behind the first value of a response.
+func fastJSONAttachments(f *protocol.Frame, b []byte, off, values int, request bool, fn func(k, v []byte) bool) error {
+	if request {
+		value, end := sized(b, off)
+		if end < 0 {
+			return broken(f, protocol.FlawMalformed, off)
 		}
-		if i == end {
-			return at, 0, false
+		start, at, kind := jsonb.Text(b[:end], value)
+		switch {
+		case kind == jsonb.Opaque:
+			return broken(f, protocol.FlawSerialization, value) // a class name beyond ASCII
+		case kind != jsonb.UTF8 || at != end:
+			return broken(f, protocol.FlawMalformed, value)
 		}
-		switch b[i] {
-		case 'Z', 'B', 'C', 'D', 'F', 'I', 'J', 'S':
-			i++
-		case 'L':
-			for i < end && b[i] != ';' {
-				i++
+		if values, at = parameters(b[start:end]); values < 0 {
+			return broken(f, protocol.FlawMalformed, start+at)
+		}
+		off = end
+	}
+	for range values {
+		_, end := sized(b, off)
+		if end < 0 {
+			return broken(f, protocol.FlawMalformed, off)
+		}
+		off = end
+	}
+	if off == len(b) {
+		return nil
+	}
+	value, end := sized(b, off)
+	if end < 0 {
+		return broken(f, protocol.FlawMalformed, off)
+	}
+	off, b = value, b[:end]
+	switch b[off] {
+	case jsonb.Object:
+		off++
+	case jsonb.Null:
+		return nil
+	default:
+		return broken(f, protocol.FlawSerialization, off) // a map of another class than HashMap, or no map at all
+	}
+	for {
+		if off >= len(b) {
+			return broken(f, protocol.FlawMalformed, off)
+		}
+		if b[off] == jsonb.ObjectEnd {
+			return nil
+		}
+		var pair [2][]byte
+		texts := 0
+		for i := range pair {
+			start, end, kind := jsonb.Text(b, off)
+			if kind == jsonb.UTF8 {
+				pair[i] = b[start:end:end]
+				texts++
+				off = end
+				continue
 			}
-			if i == end {
-				return at, 0, false
+			end, known := jsonb.Skip(b, off)
+			switch {
+			case !known:
+				return broken(f, protocol.FlawSerialization, off)
+			case end > len(b):
+				return broken(f, protocol.FlawMalformed, off)
 			}
-			i++
-		default:
-			return i, 0, false
+			off = end
 		}
-		n++
+		if texts == len(pair) && !fn(pair[0], pair[1]) {
+			return nil
+		}
 	}
-	return end, n, true
+}
+
+// sized reads the length of the value at b[off] in JSONB: the value is b[value:end]. end is -1 where there is none.
+func sized(b []byte, off int) (value, end int) {
+	value = off + lengthLen
+	if value > len(b) {
+		return 0, -1
+	}
+	n := binary.BigEndian.Uint32(b[off:])
+	if n == 0 || uint64(n) > uint64(len(b)-value) {
+		return 0, -1
+	}
+	return value, value + int(n)
 }
 
 // skipFlaw notes what stopped a scan of a whole frame.
@@ -204,8 +294,16 @@ func skipFlaw(f *protocol.Frame, at int, err error) error {
 // broken notes the flaw of a body, and returns the error that tells of it.
 func broken(f *protocol.Frame, why protocol.Flaw, at int) error {
 	flaw(f, why, at)
-	if why == protocol.FlawTooDeep {
+	return errorOf(why)
+}
+
+// errorOf returns the error that tells of a flaw.
+func errorOf(why protocol.Flaw) error {
+	switch why {
+	case protocol.FlawTooDeep:
 		return protocol.ErrTooDeep
+	case protocol.FlawSerialization:
+		return protocol.ErrSerialization
 	}
 	return protocol.ErrMalformed
 }

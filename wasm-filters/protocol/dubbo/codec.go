@@ -2,9 +2,9 @@ package dubbo
 
 import (
 	"encoding/binary"
-	"errors"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo/jsonb"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/hessian2"
 )
 
@@ -139,13 +139,21 @@ func flaw(f *protocol.Frame, why protocol.Flaw, at int) {
 	f.Flaw, f.FlawOff = why, uint32(at)
 }
 
-// request reads the leading strings of a request. b holds nothing but the frame, perhaps not all of it. A flaw is at the
-// string that cannot be read: the same wherever b ends.
+// request reads the leading strings of a request. b holds nothing but the frame, perhaps not all of it.
 func request(f *protocol.Frame, b []byte) (need int) {
-	if f.Serialization != SerializationHessian2 {
-		flaw(f, protocol.FlawSerialization, 2)
-		return 0
+	switch f.Serialization {
+	case SerializationHessian2:
+		return hessianRequest(f, b)
+	case SerializationFastJSON2:
+		return fastJSONRequest(f, b)
 	}
+	flaw(f, protocol.FlawSerialization, 2)
+	return 0
+}
+
+// hessianRequest reads the leading strings of a request in Hessian. b holds nothing but the frame, perhaps not all of it. A flaw is at the
+// string that cannot be read: the same wherever b ends.
+func hessianRequest(f *protocol.Frame, b []byte) (need int) {
 	off, total := HeaderLen, int(f.Len)
 	var spans [4]protocol.Span
 	for i := range spans {
@@ -198,20 +206,96 @@ func request(f *protocol.Frame, b []byte) (need int) {
 	return 0
 }
 
-// response reads the first value of the body of a response with status OK.
+// fastJSONRequest is hessianRequest for JSONB: each string is preceded by the length of its value, in four bytes.
+func fastJSONRequest(f *protocol.Frame, b []byte) (need int) {
+	off, total := HeaderLen, int(f.Len)
+	var spans [4]protocol.Span
+	for i := range spans {
+		// Each string after this one takes the length and a byte at least.
+		last := total - (lengthLen+1)*(len(spans)-1-i)
+		value := off + lengthLen
+		if value >= last {
+			flaw(f, protocol.FlawMalformed, off)
+			return 0
+		}
+		if len(b) < value {
+			return value + 1 + total - last
+		}
+		n := binary.BigEndian.Uint32(b[off:])
+		if n == 0 || n > 4*MaxName+headMax-lengthLen || int(n) > last-value {
+			flaw(f, protocol.FlawMalformed, off)
+			return 0
+		}
+		end := value + int(n)
+		if len(b) < end {
+			return end + total - last
+		}
+		start, at, kind := jsonb.Text(b[:end], value)
+		switch {
+		case kind == jsonb.UTF8 && at == end && at-start <= 4*MaxName:
+			spans[i] = protocol.Span{Off: uint32(start), Len: uint32(at - start)}
+		case kind == jsonb.Absent && at == end && i != 1 && i != 3:
+		case kind == jsonb.Opaque && at == end:
+			flaw(f, protocol.FlawSerialization, off) // a name in UTF-16, say: nothing that a Span could show
+			return 0
+		default:
+			flaw(f, protocol.FlawMalformed, off)
+			return 0
+		}
+		off = end
+	}
+	f.Service, f.Version, f.Method = spans[1], spans[2], spans[3]
+	return 0
+}
+
+// lengthLen is the length in bytes of the length that precedes each value in JSONB (FastJson2ObjectOutput.writeLength).
+const lengthLen = 4
+
+// first reads the first value of the body of a response with status OK, and where it ends. need is as in Decode. Where it
+// is no such value, what is -1.
+func first(f *protocol.Frame, b []byte) (what int32, end, need int) {
+	if f.Serialization == SerializationHessian2 {
+		what, at, err := hessian2.Int(b, HeaderLen)
+		if err == hessian2.ErrShort && uint64(at) <= f.Len {
+			return 0, 0, at
+		}
+		if err != nil {
+			what = -1
+		}
+		return what, at, 0
+	}
+	const value = HeaderLen + lengthLen
+	if f.Len <= value {
+		return -1, 0, 0
+	}
+	if len(b) < value {
+		return 0, 0, value + 1
+	}
+	n := binary.BigEndian.Uint32(b[HeaderLen:])
+	if n == 0 || n > 5 || value+uint64(n) > f.Len { // the longest int takes five bytes
+		return -1, 0, 0
+	}
+	end = value + int(n)
+	if len(b) < end {
+		return 0, 0, end
+	}
+	what, at, ok := jsonb.Int(b[:end], value)
+	if !ok || at != end {
+		what = -1
+	}
+	return what, end, 0
+}
+
+// response reads how a call with status OK ended.
 func response(f *protocol.Frame, b []byte) (need int) {
-	if f.Serialization != SerializationHessian2 {
+	if f.Serialization != SerializationHessian2 && f.Serialization != SerializationFastJSON2 {
 		flaw(f, protocol.FlawSerialization, 2)
 		f.Outcome = protocol.OutcomeOK
 		return 0
 	}
-	what, at, err := hessian2.Int(b, HeaderLen)
-	switch {
-	case err == nil:
-	case errors.Is(err, hessian2.ErrShort) && uint64(at) <= f.Len:
-		return at
-	default:
-		what = -1
+	what, _, need := first(f, b)
+	if need > 0 {
+		return need
 	}
 	switch what {
 	case responseValue, responseNull, responseValueWithAttachments, responseNullWithAttachments:

@@ -203,7 +203,7 @@ func (s *Scanner) skip(b []byte, off int, left uint32) (int, error) {
 			}
 			continue
 		case opTypedMap, opTypedEndless, opTypedFixed, opTypedShort:
-			if off, err = skipType(b, off); err != nil {
+			if off, err = Type(b, off); err != nil {
 				return off, err
 			}
 		}
@@ -279,11 +279,12 @@ func (s *Scanner) define(b []byte, at int) (off int, err error) {
 	return off, nil
 }
 
-// skipType steps over the name of a type or the number of one.
-func skipType(b []byte, off int) (int, error) {
+// Type steps over the type of a list or map, a name or the number of one, from b[off] on, and returns where it ends. The
+// errors are as in Scanner.Skip.
+func Type(b []byte, off int) (at int, err error) {
 	if off < len(b) && b[off] >= 0x80 || off < len(b) && b[off] == 'I' {
-		_, off, err := Int(b, off)
-		return off, err
+		_, at, err = Int(b, off)
+		return at, err
 	}
 	return skipString(b, off)
 }
