@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,14 +21,17 @@ type Peer string
 
 // The peers.
 const (
-	Envoy      Peer = "envoy"      // stock Envoy
-	Istiod     Peer = "istiod"     // stock pilot-discovery
-	ZooKeeper  Peer = "zookeeper"  // ZooKeeper server (Java)
-	Dubbo3     Peer = "dubbo3"     // the demo's Dubbo 3 provider and consumer (Java)
-	Dubbo27    Peer = "dubbo27"    // the same with Dubbo 2.7 (Java)
-	MCPServer  Peer = "mcp-server" // ours
-	Isthmusctl Peer = "isthmusctl" // ours
-	Filter     Peer = "isthmus.wasm"
+	Envoy         Peer = "envoy"         // stock Envoy
+	Istiod        Peer = "istiod"        // stock pilot-discovery
+	ZooKeeper     Peer = "zookeeper"     // ZooKeeper server (Java)
+	Dubbo3        Peer = "dubbo3"        // the demo's Dubbo 3 provider and consumer (Java)
+	Dubbo27       Peer = "dubbo27"       // the same with Dubbo 2.7 (Java)
+	SOFARPC       Peer = "sofarpc"       // a SOFARPC provider and consumer (Java)
+	SOFARegistry5 Peer = "sofaregistry5" // SOFARegistry 5 (Java)
+	SOFARegistry6 Peer = "sofaregistry6" // SOFARegistry 6 (Java)
+	MCPServer     Peer = "mcp-server"    // ours
+	Isthmusctl    Peer = "isthmusctl"    // ours
+	Filter        Peer = "isthmus.wasm"
 )
 
 // The pinned versions of what is not Java; those of Java are in the pom.xml of each folder below e2e/java.
@@ -42,6 +46,8 @@ type Artifact struct {
 	Path string
 	// ClassPath is the class path of a Java application, in order; its own classes come first.
 	ClassPath []string
+	// Options are those of the JVM that the application cannot do without.
+	Options []string
 }
 
 // Set holds obtained peers. It can be handed to another process as JSON.
@@ -59,14 +65,30 @@ type entry struct {
 
 // table lists all peers.
 var table = map[Peer]entry{
-	Envoy:      {title: "Envoy " + EnvoyVersion, first: 30 * time.Second, needs: []tool{python}, obtain: obtainEnvoy},
-	Istiod:     {title: "istiod", first: 4 * time.Minute, needs: []tool{golang}, obtain: obtainIstiod, serial: "go"},
-	ZooKeeper:  java("zookeeper", "ZooKeeper", 20*time.Second),
-	Dubbo3:     java("dubbo3", "Dubbo 3 applications", 30*time.Second),
-	Dubbo27:    java("dubbo27", "Dubbo 2.7 applications", 30*time.Second),
-	MCPServer:  ours("mcp-server", "./mcp-server/cmd/mcp-server"),
-	Isthmusctl: ours("isthmusctl", "./tools/isthmusctl"),
-	Filter:     {title: "isthmus.wasm", first: 20 * time.Second, needs: []tool{golang}, obtain: obtainFilter, serial: "go"},
+	Envoy:     {title: "Envoy " + EnvoyVersion, first: 30 * time.Second, needs: []tool{python}, obtain: obtainEnvoy},
+	Istiod:    {title: "istiod", first: 4 * time.Minute, needs: []tool{golang}, obtain: obtainIstiod, serial: "go"},
+	ZooKeeper: javaApp{folder: "zookeeper"}.entry("ZooKeeper", 20*time.Second),
+	Dubbo3:    javaApp{folder: "dubbo3", sources: []string{"dubbo", "load"}}.entry("Dubbo 3 applications", 30*time.Second),
+	Dubbo27: javaApp{folder: "dubbo27", sources: []string{"dubbo", "load"}, options: addOpens("java.lang", "java.math")}.
+		entry("Dubbo 2.7 applications", 30*time.Second),
+	SOFARPC: javaApp{folder: "sofarpc", sources: []string{"load"}}.entry("SOFARPC applications", 30*time.Second),
+	// It brings loggers along that do not agree with each other, and reflects on what Java 17 has closed.
+	SOFARegistry5: javaApp{folder: "sofaregistry5", drop: regexp.MustCompile(`/(log4j-core|log4j-jcl|commons-logging)-[^/]*\.jar$`),
+		options: addOpens("java.lang", "java.util", "java.io", "java.net", "java.math", "java.nio", "java.text", "java.time",
+			"java.util.concurrent", "java.lang.reflect", "sun.nio.ch")}.entry("SOFARegistry 5", time.Minute),
+	SOFARegistry6: javaApp{folder: "sofaregistry6"}.entry("SOFARegistry 6", time.Minute),
+	MCPServer:     ours("mcp-server", "./mcp-server/cmd/mcp-server"),
+	Isthmusctl:    ours("isthmusctl", "./tools/isthmusctl"),
+	Filter:        {title: "isthmus.wasm", first: 20 * time.Second, needs: []tool{golang}, obtain: obtainFilter, serial: "go"},
+}
+
+// addOpens are the JVM's options that open packages of java.base to reflection.
+func addOpens(packages ...string) []string {
+	var out []string
+	for _, p := range packages {
+		out = append(out, "--add-opens", "java.base/"+p+"=ALL-UNNAMED")
+	}
+	return out
 }
 
 // All lists every peer, sorted.

@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -85,16 +85,25 @@ func (o *obtainer) build(ctx context.Context, start func(), name string, env []s
 // dependencyPlugin resolves a pom's dependencies; its version is pinned as everything is.
 const dependencyPlugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 
-// java is an entry for a folder below e2e/java: a pom.xml and, unless it only names a server to run, sources.
-func java(name, title string, first time.Duration) entry {
+// javaApp is a Java application: a folder below e2e/java with a pom.xml, and folders there with sources.
+type javaApp struct {
+	folder  string
+	sources []string
+	drop    *regexp.Regexp // jars of the class path that the program must not see; nil for none
+	options []string       // of the JVM, that the program cannot do without
+}
+
+// entry is the table's entry for it.
+func (j javaApp) entry(title string, first time.Duration) entry {
 	return entry{title: title, first: first, needs: []tool{javac, maven}, serial: "maven", obtain: func(ctx context.Context, o *obtainer, start func()) (Artifact, error) {
-		return o.java(ctx, start, name)
+		return o.java(ctx, start, j)
 	}}
 }
 
-func (o *obtainer) java(ctx context.Context, start func(), name string) (Artifact, error) {
-	source := filepath.Join(o.root, "e2e", "java", name)
-	sources, sum, err := hashFolder(source)
+func (o *obtainer) java(ctx context.Context, start func(), j javaApp) (Artifact, error) {
+	top := filepath.Join(o.root, "e2e", "java")
+	pom := filepath.Join(top, j.folder, "pom.xml")
+	sources, sum, err := hashFolders(top, append([]string{j.folder}, j.sources...)...)
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -102,9 +111,15 @@ func (o *obtainer) java(ctx context.Context, start func(), name string) (Artifac
 	if err != nil {
 		return Artifact{}, err
 	}
+	artifact := func(folder string, jars []string) Artifact {
+		if j.drop != nil {
+			jars = slices.DeleteFunc(jars, j.drop.MatchString)
+		}
+		return Artifact{Path: command, ClassPath: append([]string{filepath.Join(folder, "classes")}, jars...), Options: j.options}
+	}
 	build := func(folder string) error {
 		list := filepath.Join(folder, "classpath")
-		if _, err := run(ctx, source, []string{"MAVEN_OPTS=-XX:TieredStopAtLevel=1"}, "mvn", "-B", "-q", "-ntp", "-Dstyle.color=never", "-f", filepath.Join(source, "pom.xml"),
+		if _, err := run(ctx, folder, []string{"MAVEN_OPTS=-XX:TieredStopAtLevel=1"}, "mvn", "-B", "-q", "-ntp", "-Dstyle.color=never", "-f", pom,
 			dependencyPlugin+":build-classpath", "-Dmdep.outputFile="+list, "-Dmdep.pathSeparator=\n"); err != nil {
 			return err
 		}
@@ -116,10 +131,10 @@ func (o *obtainer) java(ctx context.Context, start func(), name string) (Artifac
 		if err != nil {
 			return err
 		}
-		_, err = run(ctx, source, nil, "javac", append([]string{"-proc:none", "--release", "17", "-encoding", "UTF-8", "-d", classes, "-cp", strings.Join(jars, ":")}, sources...)...)
+		_, err = run(ctx, folder, nil, "javac", append([]string{"-proc:none", "--release", "17", "-encoding", "UTF-8", "-d", classes, "-cp", strings.Join(jars, ":")}, sources...)...)
 		return err
 	}
-	place := filepath.Join("java", name+"-"+sum)
+	place := filepath.Join("java", j.folder+"-"+sum)
 	folder, err := o.place(place, start, build)
 	if err != nil {
 		return Artifact{}, err
@@ -130,7 +145,7 @@ func (o *obtainer) java(ctx context.Context, start func(), name string) (Artifac
 	}
 	// The jars are Maven's: somebody may have emptied its repository meanwhile.
 	if !slices.ContainsFunc(jars, missing) {
-		return Artifact{Path: command, ClassPath: append([]string{filepath.Join(folder, "classes")}, jars...)}, nil
+		return artifact(folder, jars), nil
 	}
 	if err := os.RemoveAll(folder); err != nil {
 		return Artifact{}, err
@@ -144,7 +159,7 @@ func (o *obtainer) java(ctx context.Context, start func(), name string) (Artifac
 	if i := slices.IndexFunc(jars, missing); i >= 0 {
 		return Artifact{}, fmt.Errorf("maven names %s, which is not there", jars[i])
 	}
-	return Artifact{Path: command, ClassPath: append([]string{filepath.Join(folder, "classes")}, jars...)}, nil
+	return artifact(folder, jars), nil
 }
 
 func missing(path string) bool {
@@ -160,30 +175,30 @@ func readLines(path string) ([]string, error) {
 	return strings.Fields(string(b)), nil
 }
 
-// hashFolder returns the Java sources in a folder and a hash over all that is in it.
-func hashFolder(folder string) (sources []string, sum string, err error) {
+// hashFolders returns the Java sources in folders below top, and a hash over all that is in the folders.
+func hashFolders(top string, folders ...string) (sources []string, sum string, err error) {
 	h := sha256.New()
-	err = filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+	for _, folder := range folders {
+		if err := filepath.WalkDir(filepath.Join(top, folder), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if filepath.Ext(path) == ".java" {
+				sources = append(sources, path)
+			}
+			name, err := filepath.Rel(top, path)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b))
 			return err
+		}); err != nil {
+			return nil, "", err
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if filepath.Ext(path) == ".java" {
-			sources = append(sources, path)
-		}
-		name, err := filepath.Rel(folder, path)
-		if err != nil {
-			return err
-		}
-		one := sha256.Sum256(b)
-		_, err = fmt.Fprintf(h, "%s %x\n", name, one)
-		return err
-	})
-	if err == nil && len(h.Sum(nil)) == 0 {
-		err = errors.New("empty")
 	}
-	return sources, hex.EncodeToString(h.Sum(nil)[:6]), err
+	return sources, hex.EncodeToString(h.Sum(nil)[:6]), nil
 }

@@ -55,11 +55,13 @@ public final class Provider {
 
     public static void main(String[] args) throws InterruptedException {
         ServiceConfig<GreetService> greet = new ServiceConfig<>();
+        greet.setId("greet"); // Dubbo 2.7 takes two without an id for one
         greet.setInterface(GreetService.class);
         greet.setRef(new Greet());
         greet.setVersion("1.0.0");
         greet.setGroup("g1");
         ServiceConfig<StockService> stock = new ServiceConfig<>();
+        stock.setId("stock");
         stock.setInterface(StockService.class);
         stock.setRef(new Stock());
         DubboBootstrap.getInstance().service(greet).service(stock).start();

@@ -4,36 +4,32 @@ import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
-import java.util.Date;
-import java.util.List;
 import java.util.Map;
+import java.util.OptionalInt;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledFuture;
-import java.util.concurrent.Executors;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.LongAdder;
-import org.apache.dubbo.config.ReferenceConfig;
-import org.apache.dubbo.config.bootstrap.DubboBootstrap;
-import org.apache.dubbo.rpc.RpcException;
+import java.util.function.Function;
 
 /**
- * An ordinary Dubbo consumer that calls at given rates and says what came of it. It is configured by Dubbo's own
- * properties, and by one of its own, calls: a list such as "sayHello=20,price=5", calls a second for each method.
+ * Calls methods at given rates and says what came of it. The rates come from the system property calls, a list such as
+ * "sayHello=20,price=5" (calls a second), and from standard input, which takes "rate METHOD N" and "quit".
  *
- * <p>It prints READY, then one JSON object a line: each second {"calls": {method: {"ok": n, "exceptions": n, "errors": n}}}
- * with what returned in that second, "exceptions" being those that the provider's code threw and "errors" those of the
- * RPC itself; and for each new kind of error {"error": class, "code": of the RpcException, "method": m, "message": text}.
- * On standard input it takes "rate METHOD N" and "quit".
+ * <p>It prints READY, then one JSON object a line: each second {"calls": {method: {"ok": n, "exceptions": n, "errors": n,
+ * "skipped": n}}} with what returned in that second, "exceptions" being those that the provider's code threw and "errors"
+ * those of the RPC itself; and for each new kind of error {"error": class, "code": the RPC framework's, "method": m,
+ * "message": text}.
  */
-public final class Consumer {
+final class Load {
     /** More calls than this at a time are not begun but counted as "skipped". */
     private static final int MAX_AT_ONCE = 64;
 
@@ -47,41 +43,27 @@ public final class Consumer {
         final LongAdder skipped = new LongAdder();
     }
 
-    private final Map<String, Callable<Object>> methods = new TreeMap<>();
+    private final Map<String, Callable<?>> methods = new TreeMap<>();
     private final Map<String, Tally> tallies = new TreeMap<>();
     private final Map<String, ScheduledFuture<?>> running = new ConcurrentHashMap<>();
     private final Map<String, Boolean> seen = new ConcurrentHashMap<>();
     private final ScheduledExecutorService clock = Executors.newScheduledThreadPool(2);
-    private final AtomicInteger number = new AtomicInteger();
     private final ExecutorService callers =
             new ThreadPoolExecutor(0, MAX_AT_ONCE, 30, TimeUnit.SECONDS, new SynchronousQueue<>());
+    private final Function<Throwable, OptionalInt> codeOf;
 
-    private Consumer(GreetService greet, StockService stock) {
-        methods.put("sayHello", () -> greet.sayHello("world " + number.incrementAndGet()));
-        methods.put("echo", () -> greet.echo(person(), Map.of("k", 1, "list", List.of("a", "b"))));
-        methods.put("fail", () -> greet.fail("no reason"));
-        methods.put("slow", () -> greet.slow(200));
-        methods.put("price", () -> stock.price("ACME"));
-        methods.put("reserve", () -> stock.reserve("ACME", 7));
-        for (String name : methods.keySet()) {
-            tallies.put(name, new Tally());
-        }
+    /** codeOf returns the code of an error of the RPC, nothing for what the provider's code has thrown. */
+    Load(Function<Throwable, OptionalInt> codeOf) {
+        this.codeOf = codeOf;
     }
 
-    private static Person person() {
-        Person p = new Person();
-        p.name = "Zo\u00eb \u4e2d";
-        p.age = 41;
-        p.id = 1234567890123L;
-        p.score = 1.5;
-        p.member = true;
-        p.since = new Date(0);
-        p.tags = new java.util.ArrayList<>(List.of("x", "y"));
-        return p;
+    void method(String name, Callable<?> call) {
+        methods.put(name, call);
+        tallies.put(name, new Tally());
     }
 
     private void rate(String method, double perSecond) {
-        Callable<Object> call = methods.get(method);
+        Callable<?> call = methods.get(method);
         if (call == null) {
             throw new IllegalArgumentException("no method " + method + "; there are " + methods.keySet());
         }
@@ -95,19 +77,17 @@ public final class Consumer {
         }
     }
 
-    private void begin(String method, Callable<Object> call) {
+    private void begin(String method, Callable<?> call) {
         Tally tally = tallies.get(method);
         try {
             callers.execute(() -> {
                 try {
                     call.call();
                     tally.ok.increment();
-                } catch (RpcException e) {
-                    tally.errors.increment();
-                    report(method, e, e.getCode());
                 } catch (Throwable e) {
-                    tally.exceptions.increment();
-                    report(method, e, -1);
+                    OptionalInt code = codeOf.apply(e);
+                    (code.isPresent() ? tally.errors : tally.exceptions).increment();
+                    report(method, e, code.orElse(-1));
                 }
             });
         } catch (RejectedExecutionException e) {
@@ -162,29 +142,23 @@ public final class Consumer {
         return out.append('"').toString();
     }
 
-    public static void main(String[] args) throws IOException {
-        ReferenceConfig<GreetService> greet = new ReferenceConfig<>();
-        greet.setInterface(GreetService.class);
-        greet.setVersion("1.0.0");
-        greet.setGroup("g1");
-        ReferenceConfig<StockService> stock = new ReferenceConfig<>();
-        stock.setInterface(StockService.class);
-        DubboBootstrap.getInstance().reference(greet).reference(stock).start();
-        Consumer consumer = new Consumer(greet.get(), stock.get());
-        for (String part : System.getProperty("calls", "sayHello=10").split(",")) {
+    /** Calls until standard input ends or says "quit", then ends the program. */
+    void run() throws IOException {
+        for (String part : System.getProperty("calls", "").split(",")) {
             String[] pair = part.split("=", 2);
-            consumer.rate(pair[0].trim(), Double.parseDouble(pair[1]));
+            if (pair.length == 2) {
+                rate(pair[0].trim(), Double.parseDouble(pair[1]));
+            }
         }
-        System.out.println("READY");
-        consumer.clock.scheduleAtFixedRate(consumer::tell, 1, 1, TimeUnit.SECONDS);
-
+        print("READY");
+        clock.scheduleAtFixedRate(this::tell, 1, 1, TimeUnit.SECONDS);
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             String[] words = line.trim().split("\\s+");
             if (words[0].equals("quit")) {
                 break;
             } else if (words[0].equals("rate") && words.length == 3) {
-                consumer.rate(words[1], Double.parseDouble(words[2]));
+                rate(words[1], Double.parseDouble(words[2]));
             } else {
                 System.err.println("unknown command: " + line);
             }

@@ -1,0 +1,63 @@
+package demo;
+
+import com.alipay.sofa.rpc.config.ApplicationConfig;
+import com.alipay.sofa.rpc.config.ProviderConfig;
+import com.alipay.sofa.rpc.config.ServerConfig;
+import java.util.concurrent.CountDownLatch;
+
+/**
+ * An ordinary SOFARPC provider. System properties: app.name, port, unique.id (optional), label.version (optional), and the
+ * registry's. It prints READY when its service is registered, and ends on SIGTERM.
+ */
+public final class Provider {
+    private Provider() {
+    }
+
+    static final class Hello implements HelloService {
+        @Override
+        public String sayHello(String name) {
+            return "Hello " + name;
+        }
+
+        @Override
+        public Person echo(Person person, int copies) {
+            person.age++;
+            return person;
+        }
+
+        @Override
+        public String fail(String why) {
+            throw new IllegalStateException("refused: " + why);
+        }
+
+        @Override
+        public String slow(int millis) {
+            try {
+                Thread.sleep(millis);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+            return "after " + millis + " ms";
+        }
+    }
+
+    public static void main(String[] args) throws InterruptedException {
+        ServerConfig server = new ServerConfig().setProtocol("bolt").setPort(Integer.getInteger("port", 12200)).setDaemon(false);
+        ProviderConfig<HelloService> provider = new ProviderConfig<HelloService>()
+                .setApplication(new ApplicationConfig().setAppName(System.getProperty("app.name", "hello-provider")))
+                .setInterfaceId(HelloService.class.getName())
+                .setRef(new Hello())
+                .setServer(server)
+                .setRegistry(Registry.configured());
+        if (System.getProperty("unique.id") != null) {
+            provider.setUniqueId(System.getProperty("unique.id"));
+        }
+        if (System.getProperty("label.version") != null) {
+            provider.setParameter("label.version", System.getProperty("label.version"));
+        }
+        provider.export();
+        Runtime.getRuntime().addShutdownHook(new Thread(provider::unExport));
+        System.out.println("READY");
+        new CountDownLatch(1).await();
+    }
+}
