@@ -1,7 +1,7 @@
 // Command demo tells the story of Isthmus on one computer: a mesh of virtual machines with ZooKeeper, Dubbo applications,
 // stock Envoys and stock istiod, and mcp-server between them. See e2e/README.md.
 //
-// Usage: go run ./e2e/demo [--once] [--keep-logs]
+// Usage: go run ./e2e/demo [--once] [--rootless] [--keep-logs]
 //
 // With --once the story is told once, without pauses; each step is checked, and the exit code is 0, or 1 with the name
 // of the step that failed. Exit code 2: something that the demo needs is missing.
@@ -40,6 +40,7 @@ func run() int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	once := flags.Bool("once", false, "tell the story once, check each step, and end")
 	keep := flags.Bool("keep-logs", false, "keep the logs also when nothing failed")
+	rootless := flags.Bool("rootless", false, "make the machines in a user namespace, as an ordinary user's are, also as root")
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), "usage: make demo [DEMO_ARGS='--once --keep-logs']\n")
 		flags.PrintDefaults()
@@ -57,12 +58,12 @@ func run() int {
 	if machine.Inside() {
 		return inside(*once)
 	}
-	return outside(*keep)
+	return outside(*keep, *rootless)
 }
 
 // outside is the process that the user started: it obtains the peers, which needs the network, and sends the story into the
 // namespaces.
-func outside(keep bool) int {
+func outside(keep, rootless bool) int {
 	s := newScreen(os.Stdout)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -87,7 +88,8 @@ func outside(keep bool) int {
 	}
 	defer folder.close(keep)
 	plan := handover{Peers: set, Folder: folder.path, Begun: s.begun, Steps: s.steps}
-	_, code, err := machine.Enter(machine.Outside{State: plan.json(), Listen: map[string]string{apiListener: freeAddress("127.0.0.1:15991")}})
+	_, code, err := machine.Enter(machine.Outside{State: plan.json(), Rootless: rootless,
+		Listen: map[string]string{apiListener: freeAddress("127.0.0.1:15991")}})
 	if err != nil {
 		if errors.Is(err, machine.ErrNotAllowed) {
 			return missing(err)

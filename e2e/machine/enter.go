@@ -27,6 +27,8 @@ type Outside struct {
 	// Listen opens TCP listeners in the network of the outer process: name to address. The inner process accepts on them,
 	// although it lives in another network: it is how a page from inside is reached. See Host.Listener.
 	Listen map[string]string
+	// Rootless makes the namespaces as an ordinary user would, also for root.
+	Rootless bool
 }
 
 // stopGrace is how long the inner process has between a signal that ends it and SIGKILL, which takes all that runs inside along.
@@ -90,7 +92,7 @@ func enter(out Outside) (int, error) {
 	defer runtime.UnlockOSThread()
 	var cmd *exec.Cmd
 	var err error
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && !out.Rootless {
 		if cmd, err = start(in, files, false); errors.Is(err, syscall.EPERM) {
 			cmd, err = start(in, files, true) // root without capabilities, such as in a container
 		}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,13 +46,15 @@ type Host struct {
 	self      namespaces // of this process
 
 	mu       sync.Mutex
+	made     int // machines so far
 	machines []*Machine
 	exposes  map[string]string
 }
 
 // newHost sets up the inner process's namespaces: its own /proc and /run, and the bridge.
 func newHost(in inside) (*Host, error) {
-	if err := os.Unsetenv(insideEnv); err != nil {
+	// An ordinary user's PATH often leaves out where ip and iptables are.
+	if err := errors.Join(os.Unsetenv(insideEnv), os.Setenv("PATH", os.Getenv("PATH")+":/usr/local/sbin:/usr/sbin:/sbin")); err != nil {
 		return nil, err
 	}
 	// Process 1 of a namespace does not die of a signal that it does not handle, so this comes first.
@@ -83,7 +86,7 @@ func newHost(in inside) (*Host, error) {
 		return nil, err
 	}
 	hosts := filepath.Join(exposed, "hosts")
-	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+hostAddress.String()+" host\n"), 0o644); err != nil {
+	if err := h.writeHosts(); err != nil {
 		return nil, err
 	}
 	if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
@@ -186,11 +189,14 @@ func (h *Host) Close(ctx context.Context) {
 func (h *Host) NewMachine(name string) (*Machine, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	number := len(h.machines)
+	number := h.made
+	if firstOctet+number > 254 {
+		return nil, fmt.Errorf("machine: the network has no address left for %s", name)
+	}
+	h.made++
 	octets := network.Addr().As4()
 	octets[3] = byte(firstOctet + number)
-	m := &Machine{host: h, name: name, address: netip.AddrFrom4(octets)}
-	port := fmt.Sprintf("m%d", number) // the bridge's end of the cable
+	m := &Machine{host: h, name: name, address: netip.AddrFrom4(octets), port: fmt.Sprintf("m%d", number)}
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWUTS); err != nil {
 			return fmt.Errorf("machine: %s: make namespaces: %w", name, err)
@@ -205,7 +211,7 @@ func (h *Host) NewMachine(name string) (*Machine, error) {
 		}
 		for _, args := range [][]string{
 			{"link", "set", "lo", "up"},
-			{"link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", h.self.netPath()},
+			{"link", "add", "eth0", "type", "veth", "peer", "name", m.port, "netns", h.self.netPath()},
 			{"addr", "add", netip.PrefixFrom(m.address, network.Bits()).String(), "dev", "eth0"},
 			{"link", "set", "eth0", "up"},
 			{"route", "add", "default", "via", hostAddress.String()},
@@ -219,21 +225,36 @@ func (h *Host) NewMachine(name string) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{{"link", "set", port, "master", "bridge"}, {"link", "set", port, "up"}} {
+	for _, args := range [][]string{{"link", "set", m.port, "master", "bridge"}, {"link", "set", m.port, "up"}} {
 		if err := ip(args...); err != nil {
 			return nil, err
 		}
 	}
-	hosts, err := os.OpenFile(filepath.Join(exposed, "hosts"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer hosts.Close()
-	if _, err := fmt.Fprintf(hosts, "%s %s\n", m.address, name); err != nil {
-		return nil, err
-	}
 	h.machines = append(h.machines, m)
-	return m, nil
+	return m, h.writeHosts()
+}
+
+// writeHosts writes what /etc/hosts shows. It is written in place, since what is mounted is the file and not its name. The
+// caller holds mu.
+func (h *Host) writeHosts() error {
+	text := "127.0.0.1 localhost\n" + hostAddress.String() + " host\n"
+	for _, m := range h.machines {
+		text += m.address.String() + " " + m.name + "\n"
+	}
+	return os.WriteFile(filepath.Join(exposed, "hosts"), []byte(text), 0o644)
+}
+
+// remove takes a machine down. Its processes must have ended.
+func (h *Host) remove(m *Machine) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.Index(h.machines, m)
+	if i < 0 {
+		return nil
+	}
+	h.machines = slices.Delete(h.machines, i, i+1)
+	// The namespaces go with their last reference.
+	return errors.Join(ip("link", "delete", m.port), m.spaces.net.Close(), m.spaces.uts.Close(), h.writeHosts())
 }
 
 // namespaces are open descriptors of a network and a host-name namespace.

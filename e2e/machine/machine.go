@@ -23,6 +23,7 @@ type Machine struct {
 	host    *Host
 	name    string
 	address netip.Addr
+	port    string // the bridge's end of its cable
 	spaces  namespaces
 
 	mu        sync.Mutex
@@ -180,6 +181,12 @@ func (m *Machine) StopAll(ctx context.Context) {
 	for _, p := range all {
 		_ = p.Stop(ctx) // how it ended does not matter any more
 	}
+}
+
+// Remove stops what runs on the machine and takes it down. Its name may be used again, its address is not.
+func (m *Machine) Remove(ctx context.Context) error {
+	m.StopAll(ctx)
+	return m.host.remove(m)
 }
 
 // Name is the command's name.

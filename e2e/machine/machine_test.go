@@ -222,6 +222,23 @@ func caseMachines(ctx context.Context, h *Host) error {
 	if err != nil || len(ips) != 1 || ips[0] != b.Address().String() {
 		return fmt.Errorf("b is looked up as %v, %v", ips, err)
 	}
+	if err := b.Remove(ctx); err != nil {
+		return err
+	}
+	// Not looked up: Go's resolver remembers the file for some seconds.
+	if hosts, err := os.ReadFile("/etc/hosts"); err != nil || strings.Contains(string(hosts), b.Address().String()) {
+		return fmt.Errorf("b is gone and in the hosts file (%v): %s", err, hosts)
+	}
+	again, err := h.NewMachine("b")
+	if err != nil {
+		return err
+	}
+	if _, err := echo(ctx, again, UserApp, 2000); err != nil {
+		return err
+	}
+	if got, err := ask(ctx, a, again.Address().String()+":2000"); want(got, err, hello) != nil {
+		return fmt.Errorf("a second b: %w", want(got, err, hello))
+	}
 	if name, _ := os.Hostname(); name == "a" || name == "b" {
 		return fmt.Errorf("this process is on machine %s", name)
 	}

@@ -218,10 +218,16 @@ func (m *Mesh) StartJava(name string, j JVM) (*machine.Process, error) {
 		"-Dfile.encoding=UTF-8",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 	}
-	args = append(args, j.Options...)
+	args = append(append(args, a.Options...), j.Options...)
 	args = append(args, "-cp", strings.Join(classPath, ":"), j.Main)
 	return m.start(name, machine.Command{Name: j.Name, Path: a.Path, Args: append(args, j.Args...), User: machine.UserApp, Folder: folder, Grace: 15 * time.Second})
 }
 
-// Close stops everything.
-func (m *Mesh) Close(ctx context.Context) { m.host.Close(ctx) }
+// Close stops everything and takes the mesh's machines down.
+func (m *Mesh) Close(ctx context.Context) error {
+	var errs []error
+	for _, x := range m.machines {
+		errs = append(errs, x.Remove(ctx))
+	}
+	return errors.Join(errs...)
+}
