@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -10,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/adapters/file"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
 // shaped are the kinds that are neither Istio's nor Kubernetes' own, by group and kind.
@@ -44,7 +46,34 @@ func checkRegistry(d document) error {
 
 // checkPluginConfig reads the configuration of the Wasm filter.
 func checkPluginConfig(n *yaml.Node) error {
-	return nil
+	b, err := toJSON(n)
+	if err != nil {
+		return faultf(n, "", "%v", err)
+	}
+	_, found := plugin.Decode(b)
+	var faults adapters.Faults
+	for _, f := range found {
+		faults = append(faults, adapters.Fault{Path: f.Path, Line: nodeAt(n, f.Path).Line, Message: f.Message})
+	}
+	return faults.Err()
+}
+
+// nodeAt returns the node at a path of the form a.b[1].c below n; of a path that leads nowhere, the last node on the way.
+func nodeAt(n *yaml.Node, path string) *yaml.Node {
+	for _, step := range strings.FieldsFunc(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
+		var next *yaml.Node
+		switch i, err := strconv.Atoi(step); {
+		case n.Kind == yaml.SequenceNode && err == nil && i < len(n.Content):
+			next = n.Content[i]
+		default:
+			next = field(n, step)
+		}
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return n
 }
 
 // checkServices reads a list of services for the file registry.

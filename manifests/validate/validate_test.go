@@ -36,7 +36,12 @@ func TestYAML(t *testing.T) {
 			"line 5: services[0].endpoints[0].pork: unknown field"},
 		"registry":              {"name: files\nkind: file\nsettings:\n  path: x\n", "registry", ""},
 		"registry with a fault": {"name: files\nkind: file\nsettings:\n  paths: x\n", "registry", "line 4: settings.paths: unknown field"},
-		"no such kind":          {"a: 1\n", "thing", `line 1: no kind "thing"; known are `},
+		"plugin":                {"generation: g1\nthrottle:\n- {name: a, threshold: 1}\n", "plugin", ""},
+		"plugin with faults": {"generation: g1\nthrottle:\n- name: a\n  threshold: 1\n- name: b\n  treshold: 1\nlimits:\n  oversize: drop\n", "plugin",
+			"line 6: throttle[1].treshold: "},
+		"filter of a TrafficExtension": {"apiVersion: extensions.istio.io/v1alpha1\nkind: TrafficExtension\nmetadata: {name: a}\nspec:\n  wasm:\n    url: file:///isthmus.wasm\n    pluginConfig:\n      throttles: []\n", "",
+			"line 8: spec.wasm.pluginConfig.throttles: "},
+		"no such kind": {"a: 1\n", "thing", `line 1: no kind "thing"; known are `},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := YAML([]byte(c.text), c.as)
