@@ -93,6 +93,10 @@ func Mesh(t testing.TB) *mesh.Mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The users of the machines' processes must get in.
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	m, err := mesh.New(Host(t), Peers(t), folder)
 	if err != nil {
 		t.Fatal(err)
