@@ -27,7 +27,7 @@ func (m *Mesh) Autopsy(ctx context.Context, sidecars ...*Sidecar) {
 	}
 	if m.Istiod != nil {
 		for name, page := range istiodPages {
-			body, err := m.debug(ctx, page)
+			body, err := m.IstiodDebug(ctx, page)
 			save(IstiodMachine, name, body, err)
 		}
 	}

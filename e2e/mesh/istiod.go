@@ -41,8 +41,21 @@ spec: {mtls: {mode: DISABLE}}
 // StartIstiod starts istiod and waits until it is ready: it then has everything that mcp-server holds. mcp-server must be up:
 // istiod gives up if it cannot reach a source of configuration at its start.
 func (m *Mesh) StartIstiod(ctx context.Context) error {
+	if err := m.LaunchIstiod(); err != nil {
+		return err
+	}
+	return m.IstiodReady(ctx)
+}
+
+// IstiodReady waits until istiod is ready.
+func (m *Mesh) IstiodReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	return m.Istiod.UntilHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/ready", DebugPort))
+}
+
+// LaunchIstiod starts istiod and does not wait for it.
+func (m *Mesh) LaunchIstiod() error {
 	a, err := m.artifact(peer.Istiod)
 	if err != nil {
 		return err
@@ -75,15 +88,12 @@ func (m *Mesh) StartIstiod(ctx context.Context) error {
 		Env: []string{"POD_NAME=istiod-0", "POD_NAMESPACE=" + RootNamespace, "ENABLE_CA_SERVER=false", "PILOT_CERT_PROVIDER=none", "XDS_AUTH=false",
 			"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false"},
 	})
-	if err != nil {
-		return err
-	}
-	return m.Istiod.UntilHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/ready", DebugPort))
+	return err
 }
 
 // IstiodEndpoints asks istiod which endpoints it has for a host.
 func (m *Mesh) IstiodEndpoints(ctx context.Context, host string) ([]string, error) {
-	body, err := m.debug(ctx, "/debug/endpointShardz")
+	body, err := m.IstiodDebug(ctx, "/debug/endpointShardz")
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +120,8 @@ func (m *Mesh) IstiodEndpoints(ctx context.Context, host string) ([]string, erro
 	return out, nil
 }
 
-// debug reads one of istiod's debug pages.
-func (m *Mesh) debug(ctx context.Context, path string) ([]byte, error) {
+// IstiodDebug reads one of istiod's debug pages, such as /debug/configz.
+func (m *Mesh) IstiodDebug(ctx context.Context, path string) ([]byte, error) {
 	return get(ctx, m.machines[IstiodMachine].Client(), fmt.Sprintf("http://127.0.0.1:%d%s", DebugPort, path))
 }
 

@@ -92,17 +92,27 @@ func (m *Mesh) RemoveRule(name string) error {
 // StartServer starts mcp-server, which must have been configured, and waits until it has heard all its registries and
 // can serve istiod.
 func (m *Mesh) StartServer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+	if err := m.LaunchServer(); err != nil {
+		return err
+	}
+	return m.ServerReady(ctx)
+}
+
+// LaunchServer starts mcp-server and does not wait for it.
+func (m *Mesh) LaunchServer() error {
 	a, err := m.artifact(peer.MCPServer)
 	if err != nil {
 		return err
 	}
 	m.Server, err = m.start(ServerMachine, machine.Command{Name: serverPart, Path: m.host.Exposed(a.Path), User: machine.UserApp,
 		Args: []string{"--config", m.host.Exposed(m.ConfigPath())}})
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// ServerReady waits until mcp-server has heard all its registries.
+func (m *Mesh) ServerReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	return m.Server.UntilHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", APIPort))
 }
 
