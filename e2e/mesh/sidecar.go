@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,9 +30,14 @@ type Sidecar struct {
 	machine *machine.Machine
 }
 
-// StartSidecar starts a stock Envoy on a machine, configured by istiod as the sidecar of the application app, with the
-// machine's traffic redirected to it, and waits until it is ready. The application is started afterwards.
+// StartSidecar starts a stock Envoy with one worker on a machine, configured by istiod as the sidecar of the application app, with
+// the machine's traffic redirected to it, and waits until it is ready. The application is started afterwards.
 func (m *Mesh) StartSidecar(ctx context.Context, name, app string) (*Sidecar, error) {
+	return m.StartSidecarWorkers(ctx, name, app, 1)
+}
+
+// StartSidecarWorkers does so with a number of workers.
+func (m *Mesh) StartSidecarWorkers(ctx context.Context, name, app string, workers int) (*Sidecar, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	a, err := m.artifact(peer.Envoy)
@@ -56,7 +62,7 @@ func (m *Mesh) StartSidecar(ctx context.Context, name, app string) (*Sidecar, er
 		return nil, err
 	}
 	p, err := m.start(name, machine.Command{Name: "envoy", Path: m.host.Exposed(a.Path), User: machine.UserProxy, Grace: 2 * time.Second,
-		Args: []string{"-c", conf, "--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"}})
+		Args: []string{"-c", conf, "--concurrency", strconv.Itoa(workers), "--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"}})
 	if err != nil {
 		return nil, err
 	}
