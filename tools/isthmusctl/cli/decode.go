@@ -198,7 +198,7 @@ func parseHex(text []byte) ([]byte, error) {
 		case c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F':
 			digits = append(digits, c)
 		default:
-			return fromHex(digits[:len(digits)&^1]), fmt.Errorf("line %d, column %d: %q is not a hexadecimal digit", line, column, c)
+			return fromHex(digits[:len(digits)&^1]), fmt.Errorf("line %d, column %d: %q is not a hexadecimal digit", line, column, string(rune(c)))
 		}
 	}
 	if len(digits)%2 != 0 {
@@ -273,6 +273,9 @@ func decodeFrame(input []byte, off int, candidates []wire) (l *frameLine, last b
 		return l, false
 	}
 	err := w.attachments(l, &f, b[:f.Len])
+	if f.Flaw != protocol.FlawNone { // a lazy codec finds it only now
+		l.Flaw = f.Flaw.String()
+	}
 	if err != nil && !errors.Is(err, protocol.ErrSerialization) {
 		l.Error = &frameError{Offset: off + int(f.FlawOff), Message: err.Error()}
 	}

@@ -49,19 +49,19 @@ func TestDecodeRealFrames(t *testing.T) {
 	n := func(s string) json.Number { return json.Number(s) }
 	for name, want := range map[string]fields{
 		"dubbo-00-req": {
-			"protocol": "dubbo", "kind": "request", "id": n("18172177104586373958"), "service": "demo.GreetService", "method": "sayHello", "version": "1.0.0",
+			"protocol": "dubbo", "kind": "request", "id": n("18172336908541587526"), "service": "demo.GreetService", "method": "sayHello", "version": "1.0.0",
 			"group": "g1", "caller": "greet-consumer", "status": nil, "bytes": n("286"), "offset": n("0"), "timeoutMillis": n("5000"), "serialization": n("2"),
 			"attachments": map[string]any{"path": "demo.GreetService", "remote.application": "greet-consumer", "x-tenant": "blue",
 				"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "interface": "demo.GreetService", "version": "1.0.0", "timeout": "5000", "group": "g1"},
 		},
 		"dubbo-00-resp": {
-			"protocol": "dubbo", "kind": "response", "id": n("18172177104586373958"), "service": "", "method": "", "status": n("20"), "outcome": "ok", "bytes": n("55"),
+			"protocol": "dubbo", "kind": "response", "id": n("18172336908541587526"), "service": "", "method": "", "status": n("20"), "outcome": "ok", "bytes": n("55"),
 			"attachments": map[string]any{"resp-tag": "v1", "dubbo": "2.0.2"},
 		},
-		"dubbo-01-req":         {"kind": "request", "id": n("18172177104586373959"), "method": "echo", "caller": "greet-consumer", "group": "g1"},
-		"dubbo-01-resp":        {"kind": "response", "id": n("18172177104586373959"), "status": n("20"), "outcome": "ok", "attachments": map[string]any{"dubbo": "2.0.2"}},
-		"dubbo-heartbeat-req":  {"kind": "heartbeat", "id": n("15764439461178431828"), "reply": false, "bytes": n("17"), "attachments": map[string]any{}},
-		"dubbo-heartbeat-resp": {"kind": "heartbeat", "id": n("15764439461178431828"), "reply": true, "bytes": n("17"), "status": nil},
+		"dubbo-01-req":         {"kind": "request", "id": n("18172336908541587527"), "method": "echo", "caller": "greet-consumer", "group": "g1"},
+		"dubbo-01-resp":        {"kind": "response", "id": n("18172336908541587527"), "status": n("20"), "outcome": "ok", "attachments": map[string]any{"dubbo": "2.0.2"}},
+		"dubbo-heartbeat-req":  {"kind": "heartbeat", "id": n("15764099934496905556"), "reply": false, "bytes": n("17"), "attachments": map[string]any{}},
+		"dubbo-heartbeat-resp": {"kind": "heartbeat", "id": n("15764099934496905556"), "reply": true, "bytes": n("17"), "status": nil},
 		"bolt-00-c2s-SofaRequest": {
 			"protocol": "bolt", "kind": "request", "id": n("1"), "service": "demo.HelloService", "method": "sayHello", "version": "1.0", "group": "",
 			"caller": "hello-consumer", "timeoutMillis": n("5000"), "bytes": n("880"), "variant": n("1"), "serialization": n("1"), "status": nil,
@@ -72,7 +72,7 @@ func TestDecodeRealFrames(t *testing.T) {
 		},
 		"bolt-heartbeat-req":   {"kind": "heartbeat", "id": n("4"), "reply": false, "bytes": n("22"), "service": ""},
 		"bolt-heartbeat-resp":  {"kind": "heartbeat", "id": n("4"), "reply": true, "bytes": n("20")},
-		"dubbo-readonly-event": {"kind": "event", "id": n("12007387103128742376"), "bytes": n("18"), "status": nil, "service": ""},
+		"dubbo-readonly-event": {"kind": "event", "id": n("11994408104295582184"), "bytes": n("18"), "status": nil, "service": ""},
 	} {
 		for form, input := range map[string]string{"raw": string(frame(t, name)), "hex": hex.EncodeToString(frame(t, name)) + "\n"} {
 			t.Run(name+"/"+form, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestDecodeHexIsForgiving(t *testing.T) {
 func TestDecodeMalformed(t *testing.T) {
 	request := string(frame(t, "dubbo-00-req"))
 	heartbeat := string(frame(t, "dubbo-heartbeat-req"))
-	flawed := strings.Replace(request, "\x12Ljava/lang/String;", "\x12Ljava/lang/S\xff\xff\xff;", 1)
+	flawed := strings.Replace(request, "\x12Ljava/lang/String;", "\x12Ljava/lang/S\xff\xff\xff\xff\xff;", 1)
 	cases := map[string]struct {
 		input   string
 		args    []string
@@ -219,7 +219,10 @@ func TestDecodeMalformed(t *testing.T) {
 		r := invoke(t, heartbeat+flawed+heartbeat, "decode")
 		got := lines(t, r.out)
 		if r.code != ExitBad || len(got) != 3 || got[0]["error"] != nil || got[1]["error"] == nil || got[2]["error"] != nil {
-			t.Errorf("got %+v; want three lines, the second with an error", r)
+			t.Fatalf("got %+v; want three lines, the second with an error", r)
+		}
+		if got[1]["flaw"] != "malformed" || got[1]["method"] != "sayHello" {
+			t.Errorf("got flaw %v and method %v; want what could be read, and why the rest could not", got[1]["flaw"], got[1]["method"])
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo"
 )
 
 // wire is a protocol that decode reads: the codec of the sidecars, and the attachments that hold what other protocols
@@ -22,6 +23,7 @@ type wire struct {
 
 // wires are the protocols that decode knows. A further codec is one more line.
 var wires = []wire{
+	{codec: dubbo.Codec{}, group: dubbo.KeyGroup, caller: dubbo.KeyCaller, timeout: dubbo.KeyTimeout, status: dubbo.StatusName},
 	{codec: bolt.Codec{}, variants: true, status: bolt.StatusName, verify: bolt.VerifyCRC},
 }
 
