@@ -202,7 +202,6 @@ type event struct {
 	update   Update
 	ended    bool  // Run returned with err
 	started  bool  // Run is about to be called
-	stopped  bool  // the runner is gone
 	err      error // with ended
 	panicked bool
 }

@@ -564,8 +564,7 @@ func (v *View) run(ctx context.Context, d adapters.Discoverer) {
 		go func() { result <- d.Run(ctx, out) }()
 	reading:
 		for {
-			v.gate.Lock()
-			v.gate.Unlock() //nolint:staticcheck // a gate: passes while nobody has paused
+			v.pass()
 			select {
 			case u := <-out:
 				v.apply(u)
@@ -750,6 +749,12 @@ func (v *View) healthy() string {
 
 func (v *View) pause()  { v.gate.Lock() }
 func (v *View) resume() { v.gate.Unlock() }
+
+// pass returns once nobody has paused.
+func (v *View) pass() {
+	v.gate.Lock()
+	defer v.gate.Unlock()
+}
 
 // Synced waits until the Discoverer has said that it is synced.
 func (v *View) Synced() {

@@ -116,8 +116,6 @@ func BenchmarkAttachments1K(b *testing.B) {
 func BenchmarkAttachmentsPOJO(b *testing.B) {
 	item := "\x61" + text("sku-000042") + "\x93" + "\x5d\x0c" + "\x4a\x00\x00\x01\x93\x00\x00\x00\x00"
 	order := "C" + text("com.example.shop.api.Order") + "\x93" + text("id") + text("items") + text("note") + "\x60" + "\x59\x00\x01\x00\x00" +
-		"\x70" + text("java.util.ArrayList") + "\x4e"
-	order = "C" + text("com.example.shop.api.Order") + "\x93" + text("id") + text("items") + text("note") + "\x60" + "\x59\x00\x01\x00\x00" +
 		"V" + text("java.util.ArrayList") + "\x9a" + "C" + text("com.example.shop.api.Item") + "\x94" + text("sku") + text("count") + text("price") + text("since") +
 		strings.Repeat(item, 10) + text("请尽快送货")
 	in := draft{flags: twoWay, id: 1, body: invocation("com.example.shop.api.OrderService", "1.0.0", "placeOrder", "Lcom/example/shop/api/Order;",

@@ -25,7 +25,7 @@ func decodeChecked(c protocol.Codec, b []byte) (f protocol.Frame, need int, deco
 	need, decodeErr = c.Decode(&f, b)
 	var clean protocol.Frame
 	if n, e := c.Decode(&clean, b); n != need || !errors.Is(e, decodeErr) || clean != f {
-		return f, need, decodeErr, fmt.Errorf("Decode does not reset the frame: %+v from a used one, %+v from a new one", f, clean)
+		return f, need, decodeErr, fmt.Errorf("decode does not reset the frame: %+v from a used one, %+v from a new one", f, clean)
 	}
 	switch {
 	case decodeErr != nil:
@@ -33,7 +33,7 @@ func decodeChecked(c protocol.Codec, b []byte) (f protocol.Frame, need int, deco
 			return f, need, decodeErr, fmt.Errorf("need %d together with %v", need, decodeErr)
 		}
 		if !errors.Is(decodeErr, protocol.ErrNotProtocol) && !errors.Is(decodeErr, protocol.ErrLength) {
-			return f, need, decodeErr, fmt.Errorf("Decode: %v, which does not mean that framing is lost", decodeErr)
+			return f, need, decodeErr, fmt.Errorf("decode: %v, which does not mean that framing is lost", decodeErr)
 		}
 		if uint64(f.FlawOff) >= uint64(len(b)) {
 			return f, need, decodeErr, fmt.Errorf("%v at %d of %d bytes", decodeErr, f.FlawOff, len(b))
@@ -199,7 +199,7 @@ func checkStream(c protocol.Codec, b []byte, maxNeed int) error {
 	given := bytes.Clone(b)
 	sniffed := c.Sniff(b)
 	if sniffed > protocol.MatchMore {
-		return fmt.Errorf("Sniff: %d", sniffed)
+		return fmt.Errorf("sniff: %d", sniffed)
 	}
 	for range 64 {
 		f, whole, decodeErr, err := decodeChecked(c, b)
