@@ -374,7 +374,7 @@ func Check(path string) error {
 	if err != nil {
 		return err
 	}
-	rules := governance.Rules{}.Update(ruleFiles(cfg.Spec.Rules.Path))
+	rules := Rules(&cfg.Spec)
 	var faults []error
 	for _, p := range rules.Problems {
 		faults = append(faults, fmt.Errorf("%s: %s", p.Place, p.Message))

@@ -83,3 +83,8 @@ func governanceOptions(spec *config.Spec) governance.Options {
 	}
 	return o
 }
+
+// Rules reads the rules that a configuration points to.
+func Rules(spec *config.Spec) governance.Rules {
+	return governance.Rules{}.Update(ruleFiles(spec.Rules.Path))
+}

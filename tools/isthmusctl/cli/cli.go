@@ -62,7 +62,17 @@ type Streams struct {
 	Out, Err io.Writer
 	Colour   bool // Out is a terminal that shows colours
 	Progress bool // Err is a terminal: progress may be shown there
-	Width    int  // of the terminal, in columns; 0 where Out is none
+	// Size returns the columns and lines of the terminal that Out is, at this moment; nil where Out is none.
+	Size func() (columns, lines int)
+}
+
+// width returns the columns of the terminal, 0 where Out is none.
+func (s *Streams) width() int {
+	if s.Size == nil {
+		return 0
+	}
+	columns, _ := s.Size()
+	return columns
 }
 
 // Main runs one command line with the process's own streams, environment and signals, and returns the exit code.
@@ -72,7 +82,13 @@ func Main(args []string) int {
 	s := &Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Progress: term.IsTerminal(int(os.Stderr.Fd()))}
 	if term.IsTerminal(int(os.Stdout.Fd())) {
 		s.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		s.Width, _, _ = term.GetSize(int(os.Stdout.Fd()))
+		s.Size = func() (columns, lines int) {
+			columns, lines, err := term.GetSize(int(os.Stdout.Fd()))
+			if err != nil {
+				return 80, 24
+			}
+			return columns, lines
+		}
 	}
 	return Run(ctx, s, args)
 }
@@ -102,7 +118,7 @@ func New(s *Streams) *cobra.Command {
 		Short: "Show and work on the services that Isthmus brings into the mesh",
 		Long: `isthmusctl shows what Isthmus knows of the mesh's services and works on its configuration.
 
-services, service, problems, sources, rules and top ask a running mcp-server (--server, or $ISTHMUS_SERVER);
+services, service, problems, sources, rules, istiods and top ask a running mcp-server (--server, or $ISTHMUS_SERVER);
 registry, translate, config and decode work on files.
 
 Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an invalid file, no such service);
@@ -117,6 +133,15 @@ Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an
 	root.SetErr(s.Err)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
+		newServices(s),
+		newService(s),
+		newProblems(s),
+		newSources(s),
+		newRules(s),
+		newIstiods(s),
+		newTop(s),
+		newRegistry(s),
+		newTranslate(s),
 		newConfig(s),
 		newDecode(s),
 	)

@@ -38,8 +38,10 @@ func (f *format) Set(s string) error {
 func (f *format) Type() string { return "table|json|yaml" }
 
 // outputFlag adds -o to a command, with table as the default.
-func outputFlag(cmd *cobra.Command) *format {
-	f := formatTable
+func outputFlag(cmd *cobra.Command) *format { return outputFlagOf(cmd, formatTable) }
+
+// outputFlagOf adds -o to a command, with another default.
+func outputFlagOf(cmd *cobra.Command, f format) *format {
 	cmd.Flags().VarP(&f, "output", "o", "how to print the answer")
 	return &f
 }
@@ -88,9 +90,19 @@ type table struct {
 	head  []string
 	rows  [][]cell
 	empty string // what to say where there are no rows
+	// spare are the columns that a terminal which is too narrow goes without, the first one first.
+	spare []int
+	// wrap says that the last column is running text, which goes on below itself on a terminal that is too narrow.
+	wrap bool
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
+
+// gap is what stands between two columns, and minWrap how narrow running text may become.
+const (
+	gap     = 2
+	minWrap = 30
+)
 
 func (t *table) write(s *Streams) error {
 	if len(t.rows) == 0 {
@@ -107,35 +119,97 @@ func (t *table) write(s *Streams) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
 		}
 	}
+	shown, last := t.fit(widths, s.width())
 	head := make([]cell, len(t.head))
 	for i, h := range t.head {
 		head[i] = cell{text: h, colour: colourBold, right: t.rows[0][i].right}
 	}
+	var b strings.Builder
 	for _, row := range append([][]cell{head}, t.rows...) {
-		var b strings.Builder
-		for i, c := range row {
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))
-			if c.right {
-				b.WriteString(pad)
-			}
-			if s.Colour && c.colour != "" {
-				fmt.Fprintf(&b, "\x1b[%sm%s\x1b[0m", c.colour, c.text)
-			} else {
-				b.WriteString(c.text)
-			}
-			if i == len(row)-1 {
-				break
-			}
-			if !c.right {
-				b.WriteString(pad)
-			}
-			b.WriteString("  ")
+		rest := []string{row[shown[len(shown)-1]].text}
+		if last > 0 {
+			rest = wrapped(rest[0], last)
 		}
-		if _, err := io.WriteString(s.Out, strings.TrimRight(b.String(), " ")+"\n"); err != nil {
-			return err
+		for n, line := range rest {
+			var out strings.Builder
+			for k, i := range shown {
+				c := row[i]
+				if k == len(shown)-1 {
+					c.text = line
+				} else if n > 0 {
+					c.text = ""
+				}
+				pad := strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(c.text), 0))
+				if c.right {
+					out.WriteString(pad)
+				}
+				out.WriteString(s.paint(c.colour, c.text))
+				if k == len(shown)-1 {
+					break
+				}
+				if !c.right {
+					out.WriteString(pad)
+				}
+				out.WriteString(strings.Repeat(" ", gap))
+			}
+			b.WriteString(strings.TrimRight(out.String(), " ") + "\n")
 		}
 	}
-	return nil
+	_, err := io.WriteString(s.Out, b.String())
+	return err
+}
+
+// fit returns the columns that a terminal of so many columns shows, and how wide the last one is, 0 for as it is. 0 columns are as
+// many as are needed.
+func (t *table) fit(widths []int, columns int) (shown []int, last int) {
+	shown = make([]int, len(widths))
+	total := -gap
+	for i, w := range widths {
+		shown[i] = i
+		total += w + gap
+	}
+	if columns == 0 || total <= columns {
+		return shown, 0
+	}
+	end := len(widths) - 1
+	if room := columns - (total - widths[end]); t.wrap && room >= minWrap {
+		return shown, room
+	}
+	for _, i := range t.spare {
+		shown = slices.DeleteFunc(shown, func(have int) bool { return have == i })
+		if total -= widths[i] + gap; total <= columns {
+			return shown, 0
+		}
+	}
+	if room := columns - (total - widths[end]); t.wrap && room >= minWrap {
+		return shown, room
+	}
+	return shown, 0 // the terminal breaks the lines
+}
+
+// wrapped breaks running text at blanks into lines of so many columns; a word that is longer stands by itself.
+func wrapped(text string, columns int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
+
+// paint returns text in a colour, where colours are shown.
+func (s *Streams) paint(colour, text string) string {
+	if !s.Colour || colour == "" || text == "" {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
 // printable makes a string from a registry or from the wire safe for a terminal: no control characters, which could move

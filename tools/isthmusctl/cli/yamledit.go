@@ -17,13 +17,37 @@ type yamlList struct {
 	path []string // keys from the document's root to the list
 }
 
-// items returns the nodes of the list's items; none where the list is absent or empty.
-func (l *yamlList) items() ([]*yaml.Node, error) {
+// check tells why the list cannot be worked on.
+func (l *yamlList) check() error {
+	_, _, err := l.parse()
+	return err
+}
+
+// named returns the index of the item with that name, -1 where there is none.
+func (l *yamlList) named(name string) (int, error) {
 	_, list, err := l.parse()
 	if err != nil || list == nil {
-		return nil, err
+		return -1, err
 	}
-	return list.Content, nil
+	return slices.IndexFunc(list.Content, func(n *yaml.Node) bool {
+		v := mappingValue(n, "name")
+		return v != nil && v.Value == name
+	}), nil
+}
+
+// names returns the names of the items.
+func (l *yamlList) names() []string {
+	_, list, err := l.parse()
+	if err != nil || list == nil {
+		return nil
+	}
+	var names []string
+	for _, n := range list.Content {
+		if v := mappingValue(n, "name"); v != nil {
+			names = append(names, v.Value)
+		}
+	}
+	return names
 }
 
 // parse returns the document and the list in it, nil where it is absent or null.
