@@ -390,6 +390,7 @@ func (l *loop) maybeFreeze(now time.Time) {
 	l.everWhole = l.everWhole || whole
 	l.version++
 	services, conflicts, merged := l.merger.freeze()
+	l.publishSources() // merging has counted their endpoints and consumers
 	l.m.count(func(s *Stats) { s.Merges += uint64(merged) })
 	l.m.publish(&model.Snapshot{
 		Version:  l.version,

@@ -717,6 +717,9 @@ func TestManagerCountsOnce(t *testing.T) {
 		x := "dubbo/X 192.0.2.1*1@a//interface@b//interface 192.0.2.2*1@a//application@a//interface@b//interface 192.0.2.3*1@a//application; "
 		time.Sleep(time.Second)
 		s.want(x + "[a synced 1/3][b synced 1/2] complete")
+		if now, frozen := s.m.Sources(), s.m.Snapshot().Sources; !slices.Equal(now, frozen) {
+			t.Errorf("the sources are %+v, and frozen as %+v", now, frozen)
+		}
 		s.set("a#2", "b") // counted once also while the old word stands
 		time.Sleep(time.Second)
 		s.want(x + "[a stale 1/3][b synced 1/2] complete")
