@@ -115,19 +115,25 @@ func (f *configFile) edit(change func(l *yamlList) error) error {
 		return err
 	}
 	if _, err := config.Parse(l.text, builtin.Kinds); err != nil {
-		faults := adapters.AsFaults(err)
+		faults := err
 		if _, was := config.Parse(before, builtin.Kinds); was != nil {
 			return badf("the file has faults, and is not changed:\n%w", &config.Error{File: name, Faults: adapters.AsFaults(was)})
 		}
-		for i := range faults {
-			faults[i].Line = 0 // of a text that nobody sees
-		}
-		return badf("the file would have faults, and is not changed:\n%w", &config.Error{File: name, Faults: faults})
+		return badf("the file would have faults, and is not changed:\n%w", &config.Error{File: name, Faults: withoutLines(faults)})
 	}
 	if err := replaceFile(name, before, l.text); err != nil {
 		return usagef("%w", err)
 	}
 	return nil
+}
+
+// withoutLines returns the faults of a text that nobody sees.
+func withoutLines(err error) adapters.Faults {
+	faults := slices.Clone(adapters.AsFaults(err))
+	for i := range faults {
+		faults[i].Line = 0
+	}
+	return faults
 }
 
 // replaceFile writes a file so that at any moment either the old or the new one is there. It fails where the file does not hold
@@ -200,7 +206,7 @@ func newRegistryAdd(s *Streams) *cobra.Command {
 		Long: `add appends a registry to the configuration file, which must be valid with it. VALUE is YAML: a list is [a, b], or the same
 --set once more; FIELD may lead into a mapping: tls.enabled. See isthmusctl registry -h for the kinds and their settings.
 
-Exit code: 1 if the file would not be valid, in which case it is not changed.`,
+Exit code: 1 if there is such a registry already or the file has faults, 2 if the settings are wrong; the file is not changed then.`,
 		Example: `  isthmusctl registry add zk --config isthmus.yaml --kind zookeeper --set 'servers=[10.0.0.1:2181, 10.0.0.2:2181]'
   isthmusctl registry add by-hand --config isthmus.yaml --kind file --set path=/etc/isthmus/services`,
 		Args: cobra.ExactArgs(1),
@@ -215,6 +221,15 @@ Exit code: 1 if the file would not be valid, in which case it is not changed.`,
 		item, err := registryNode(args[0], kind, settings)
 		if err != nil {
 			return err
+		}
+		// What is wrong with the registry itself is said in the words of the command line.
+		var r adapters.Registry
+		err = r.UnmarshalYAML(item)
+		if err == nil {
+			_, err = builtin.Kinds.New(r, adapters.Options{})
+		}
+		if err != nil {
+			return usagef("%w", withoutLines(err))
 		}
 		if err := file.edit(func(l *yamlList) error {
 			if i, err := l.named(args[0]); err != nil {
