@@ -92,16 +92,18 @@ type table struct {
 	empty string // what to say where there are no rows
 	// spare are the columns that a terminal which is too narrow goes without, the first one first.
 	spare []int
-	// wrap says that the last column is running text, which goes on below itself on a terminal that is too narrow.
+	// wrap says that the last column is running text, which on a terminal that is too narrow goes on below itself, or, where there is no
+	// room for that either, stands below its row.
 	wrap bool
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 
-// gap is what stands between two columns, and minWrap how narrow running text may become.
 const (
-	gap     = 2
-	minWrap = 30
+	gap         = 2  // blanks between two columns
+	minWrap     = 30 // how narrow running text may become
+	belowIndent = 4  // of running text below its row
+	noRoom      = -1 // for running text beside its row
 )
 
 func (t *table) write(s *Streams) error {
@@ -120,23 +122,27 @@ func (t *table) write(s *Streams) error {
 		}
 	}
 	shown, last := t.fit(widths, s.width())
+	var below int // the column that stands below its row
+	if last == noRoom {
+		below, shown, last = shown[len(shown)-1], shown[:len(shown)-1], 0
+	}
 	head := make([]cell, len(t.head))
 	for i, h := range t.head {
 		head[i] = cell{text: h, colour: colourBold, right: t.rows[0][i].right}
 	}
 	var b strings.Builder
-	for _, row := range append([][]cell{head}, t.rows...) {
+	for n, row := range append([][]cell{head}, t.rows...) {
 		rest := []string{row[shown[len(shown)-1]].text}
 		if last > 0 {
 			rest = wrapped(rest[0], last)
 		}
-		for n, line := range rest {
+		for k, line := range rest {
 			var out strings.Builder
-			for k, i := range shown {
+			for j, i := range shown {
 				c := row[i]
-				if k == len(shown)-1 {
+				if j == len(shown)-1 {
 					c.text = line
-				} else if n > 0 {
+				} else if k > 0 {
 					c.text = ""
 				}
 				pad := strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(c.text), 0))
@@ -144,7 +150,7 @@ func (t *table) write(s *Streams) error {
 					out.WriteString(pad)
 				}
 				out.WriteString(s.paint(c.colour, c.text))
-				if k == len(shown)-1 {
+				if j == len(shown)-1 {
 					break
 				}
 				if !c.right {
@@ -154,13 +160,18 @@ func (t *table) write(s *Streams) error {
 			}
 			b.WriteString(strings.TrimRight(out.String(), " ") + "\n")
 		}
+		if below > 0 && n > 0 {
+			for _, line := range wrapped(row[below].text, max(s.width()-belowIndent, minWrap)) {
+				b.WriteString(strings.Repeat(" ", belowIndent) + s.paint(row[below].colour, line) + "\n")
+			}
+		}
 	}
 	_, err := io.WriteString(s.Out, b.String())
 	return err
 }
 
-// fit returns the columns that a terminal of so many columns shows, and how wide the last one is, 0 for as it is. 0 columns are as
-// many as are needed.
+// fit returns the columns that a terminal of so many columns shows, and how wide the last one is: 0 for as it is, noRoom where it
+// has to stand below. 0 columns are as many as are needed.
 func (t *table) fit(widths []int, columns int) (shown []int, last int) {
 	shown = make([]int, len(widths))
 	total := -gap
@@ -181,8 +192,11 @@ func (t *table) fit(widths []int, columns int) (shown []int, last int) {
 			return shown, 0
 		}
 	}
-	if room := columns - (total - widths[end]); t.wrap && room >= minWrap {
+	switch room := columns - (total - widths[end]); {
+	case t.wrap && room >= minWrap:
 		return shown, room
+	case t.wrap && len(shown) > 1:
+		return shown, noRoom
 	}
 	return shown, 0 // the terminal breaks the lines
 }

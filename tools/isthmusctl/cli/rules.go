@@ -46,7 +46,13 @@ func newRules(s *Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return s.print(*output, found, func() *table { return ruleTable(found) })
+		if err := s.print(*output, found, func() *table { return ruleTable(found) }); err != nil {
+			return err
+		}
+		if *output == formatTable && slices.ContainsFunc(found.Items, func(r api.Rule) bool { return r.Kept }) {
+			fmt.Fprintln(s.Out, s.paint(colourYellow, "a rule that is kept has a newer version, which is faulty: see isthmusctl problems"))
+		}
+		return nil
 	}
 	return cmd
 }

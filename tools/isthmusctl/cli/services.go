@@ -309,6 +309,9 @@ func nearest(name string, services []api.Service) []string {
 		}
 		// Whoever knows the class but not its package, or the service but not its version.
 		best = min(best, difference(simple(bare(name, svc.Framework)), simple(svc.Interface))+0.05)
+		if len(name) >= minPart && strings.Contains(strings.ToLower(svc.ID), strings.ToLower(name)) {
+			best = min(best, maxDifference)
+		}
 		if best <= maxDifference {
 			all = append(all, candidate{svc.ID, best})
 		}
@@ -316,6 +319,9 @@ func nearest(name string, services []api.Service) []string {
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.id, b.id)) })
 	var ids []string
 	for _, c := range all[:min(len(all), maxNear)] {
+		if c.score > all[0].score+maxFurther {
+			break
+		}
 		ids = append(ids, printable(c.id))
 	}
 	return ids
@@ -333,7 +339,9 @@ func bare(id, framework string) string {
 // The bounds of what is taken for a misspelling.
 const (
 	maxDifference = 0.34 // of the characters
+	maxFurther    = 0.15 // than the nearest
 	maxCompared   = 256  // bytes of a name
+	minPart       = 3    // bytes that are taken for a part of a name
 )
 
 // difference returns which part of the characters differ between two names, whatever their case: 0 for none, 1 for all. It is the
