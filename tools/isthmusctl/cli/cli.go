@@ -132,14 +132,15 @@ Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.CompletionOptions.HiddenDefaultCmd = true
+	server := addServerFlags(root)
 	root.AddCommand(
-		newServices(s),
-		newService(s),
-		newProblems(s),
-		newSources(s),
-		newRules(s),
-		newIstiods(s),
-		newTop(s),
+		newServices(s, server),
+		newService(s, server),
+		newProblems(s, server),
+		newSources(s, server),
+		newRules(s, server),
+		newIstiods(s, server),
+		newTop(s, server),
 		newRegistry(s),
 		newTranslate(s),
 		newConfig(s),

@@ -22,7 +22,7 @@ type ruleList struct {
 	Effect   []telemetry.Rule   `json:"effect"`
 }
 
-func newRules(s *Streams) *cobra.Command {
+func newRules(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
 		Short: "List the rules in force, and what they do in the sidecars",
@@ -30,7 +30,8 @@ func newRules(s *Streams) *cobra.Command {
 (spec.telemetry) run the configuration that holds the rules as they are now; the rates are of the last seconds.`,
 		Args: cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		found, err := ask(cmd.Context(), server, func(ctx context.Context, c *client.Client) (*ruleList, error) {
 			rules, err := c.Rules(ctx)

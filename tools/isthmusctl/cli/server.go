@@ -34,14 +34,19 @@ type serverFlags struct {
 	timeout   time.Duration
 }
 
-// addServerFlags adds them to a command.
-func addServerFlags(cmd *cobra.Command) *serverFlags {
+// addServerFlags adds them to the root, so that they may also stand before the command.
+func addServerFlags(root *cobra.Command) *serverFlags {
 	f := new(serverFlags)
-	cmd.Flags().StringVar(&f.server, "server", "", "API of mcp-server: host:port or URL (default $"+envServer+", or "+config.DefaultAPIAddress+")")
-	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file with the bearer token (default: the token itself in $"+envToken+", if any)")
-	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM that the server's is checked with (default: the system's)")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long the server may take to answer")
+	flags := root.PersistentFlags()
+	flags.StringVar(&f.server, "server", "", "API of mcp-server: host:port or URL (default $"+envServer+", or "+config.DefaultAPIAddress+")")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the bearer token (default: the token itself in $"+envToken+", if any)")
+	flags.StringVar(&f.caFile, "ca-file", "", "certificates in PEM that the server's is checked with (default: the system's)")
 	return f
+}
+
+// addTimeout adds --timeout to a command that asks the server.
+func (f *serverFlags) addTimeout(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long the server may take to answer")
 }
 
 // address returns the server that is asked.

@@ -247,6 +247,7 @@ func TestLiveFaults(t *testing.T) {
 		"interval":             {nil, "top --interval 1ms", ExitUsage, "isthmusctl: --interval must be at least 100ms"},
 		"form":                 {nil, "services -o xml", ExitUsage, `isthmusctl: invalid argument "xml" for "-o, --output" flag: one of table, json, yaml`},
 		"token needed":         {guarded, "services", ExitUnreachable, "does not let us in: a bearer token is needed; name one with --token-file or $ISTHMUS_TOKEN"},
+		"flags before":         {guarded, "--token-file " + token + " services", ExitOK, ""},
 		"token":                {guarded, "services -q hello --token-file " + token, ExitOK, ""},
 		"token file missing":   {guarded, "services --token-file " + token + "x", ExitUsage, "isthmusctl: --token-file: stat "},
 		"timeout":              {nil, "services --timeout 0s", ExitUsage, "isthmusctl: --timeout must be more than 0"},

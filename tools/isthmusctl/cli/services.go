@@ -22,7 +22,7 @@ type serviceList struct {
 	Items []api.Service `json:"items"`
 }
 
-func newServices(s *Streams) *cobra.Command {
+func newServices(s *Streams, server *serverFlags) *cobra.Command {
 	var filter client.ServiceFilter
 	var protocol string
 	cmd := &cobra.Command{
@@ -34,7 +34,8 @@ consumers. Where the mesh does not call all providers of a service, "1/2" says h
   isthmusctl services --registry zk --protocol dubbo -o json`,
 		Args: cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.Flags().StringVarP(&filter.Query, "query", "q", "", "only those with this in their id, a host or an application")
 	cmd.Flags().StringVar(&filter.Framework, "framework", "", "only those of this framework: dubbo, sofa, spring")
 	cmd.Flags().StringVar(&filter.Registry, "registry", "", "only those that this registry holds")
@@ -86,7 +87,7 @@ func providersCell(all, active int) cell {
 	return cell{text: fmt.Sprintf("%d/%d", active, all), colour: colourYellow, right: true}
 }
 
-func newService(s *Streams) *cobra.Command {
+func newService(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service NAME",
 		Short: "Show one service with its providers and consumers",
@@ -98,7 +99,8 @@ Exit code: 1 if there is no such service, or NAME may be several.`,
   isthmusctl service dubbo/demo.GreetService:1.0.0:g1 -o json`,
 		Args: cobra.ExactArgs(1),
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if args[0] == "" {
 			return usagef("NAME is empty")

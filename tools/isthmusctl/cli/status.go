@@ -15,7 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/client"
 )
 
-func newProblems(s *Streams) *cobra.Command {
+func newProblems(s *Streams, server *serverFlags) *cobra.Command {
 	var severity, stage, registry, code string
 	cmd := &cobra.Command{
 		Use:   "problems",
@@ -26,7 +26,8 @@ mesh, rules, and the configuration itself. Errors come first: something is missi
   isthmusctl problems --registry zk -o json`,
 		Args: cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.Flags().StringVar(&severity, "severity", "", "only errors, or only warnings: error, warning")
 	cmd.Flags().StringVar(&stage, "stage", "", "only those of this stage: registry, translate, rules, config")
 	cmd.Flags().StringVar(&registry, "registry", "", "only those in this registry's data")
@@ -87,7 +88,7 @@ func severityCell(severity model.Severity) cell {
 	return coloured(string(severity), colourYellow)
 }
 
-func newSources(s *Streams) *cobra.Command {
+func newSources(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sources",
 		Short: "Show how the registries are doing",
@@ -95,7 +96,8 @@ func newSources(s *Streams) *cobra.Command {
 word holds, and nothing of it is lost. One that is connecting has not said everything yet.`,
 		Args: cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		found, err := ask(cmd.Context(), server, func(ctx context.Context, c *client.Client) (*api.SourceList, error) { return c.Sources(ctx) })
 		if err != nil {
@@ -158,13 +160,14 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d/(24*time.Hour)))
 }
 
-func newIstiods(s *Streams) *cobra.Command {
+func newIstiods(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "istiods",
 		Short: "Show which istiods are connected, and what they have taken",
 		Args:  cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		found, err := ask(cmd.Context(), server, func(ctx context.Context, c *client.Client) (*api.IstiodList, error) { return c.Istiods(ctx) })
 		if err != nil {

@@ -31,7 +31,7 @@ type topFlags struct {
 	interval  time.Duration
 }
 
-func newTop(s *Streams) *cobra.Command {
+func newTop(s *Streams, server *serverFlags) *cobra.Command {
 	var flags topFlags
 	cmd := &cobra.Command{
 		Use:   "top",
@@ -46,7 +46,8 @@ once. Latencies are of all versions and groups of a service together.`,
   isthmusctl top -q greet --at server --sort p99`,
 		Args: cobra.NoArgs,
 	}
-	output, server := outputFlag(cmd), addServerFlags(cmd)
+	output := outputFlag(cmd)
+	server.addTimeout(cmd)
 	cmd.Flags().StringVarP(&flags.query, "query", "q", "", "only services and callers with this in their name")
 	cmd.Flags().StringVar(&flags.direction, "at", "", "only calls as they are seen at this end: client, server")
 	cmd.Flags().StringVar(&flags.order, "sort", orders[0], "order of the services: "+strings.Join(orders, ", "))
