@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -94,7 +95,7 @@ func ruleTable(l *ruleList) *table {
 				rejected.text = rate(would) + " (observed)"
 			}
 		}
-		t.add(text(r.Kind), text(name), state, sidecars, admitted, rejected, text(r.Place), text(flat(r.Spec)))
+		t.add(text(r.Kind), text(name), state, sidecars, admitted, rejected, text(filepath.Base(r.Place)), text(flat(r.Spec)))
 	}
 	return t
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -53,11 +55,15 @@ func (l *yamlList) names() []string {
 // parse returns the document and the list in it, nil where it is absent or null.
 func (l *yamlList) parse() (doc, list *yaml.Node, err error) {
 	doc = new(yaml.Node)
-	if err := yaml.Unmarshal(l.text, doc); err != nil {
+	d := yaml.NewDecoder(bytes.NewReader(l.text))
+	switch err := d.Decode(doc); {
+	case errors.Is(err, io.EOF) || err == nil && doc.Kind == 0:
+		return nil, nil, errors.New("the file is empty")
+	case err != nil:
 		return nil, nil, err
 	}
-	if doc.Kind == 0 {
-		return nil, nil, errors.New("the file is empty")
+	if more := new(yaml.Node); !errors.Is(d.Decode(more), io.EOF) {
+		return nil, nil, errors.New("only one document is expected")
 	}
 	n := doc.Content[0]
 	for i, key := range l.path {
@@ -119,6 +125,7 @@ func (l *yamlList) add(item *yaml.Node) error {
 	lines := splitLines(l.text)
 	dash := dashOf(list)
 	_, end := itemLines(lines, list, len(list.Content)-1)
+	list.Content = append(list.Content, item)
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
@@ -134,7 +141,20 @@ func (l *yamlList) add(item *yaml.Node) error {
 	if end > 0 && !strings.HasSuffix(lines[end-1], "\n") {
 		lines[end-1] += "\n"
 	}
-	l.text = []byte(strings.Join(lines[:end], "") + strings.Join(added, "") + strings.Join(lines[end:], ""))
+	return l.take(strings.Join(lines[:end], "")+strings.Join(added, "")+strings.Join(lines[end:], ""), doc)
+}
+
+// take takes over a text that was edited line by line, if it says what doc says. YAML has forms in which lines are not what they
+// seem; for those doc is written anew, which keeps the comments, though not the layout.
+func (l *yamlList) take(edited string, doc *yaml.Node) error {
+	var want, got any
+	if err := doc.Decode(&want); err != nil {
+		return err
+	}
+	if yaml.Unmarshal([]byte(edited), &got) != nil || !reflect.DeepEqual(got, want) {
+		return l.encode(doc)
+	}
+	l.text = []byte(edited)
 	return nil
 }
 
@@ -156,19 +176,41 @@ func (l *yamlList) remove(index int) error {
 	}
 	lines := splitLines(l.text)
 	begin, end := itemLines(lines, list, index)
-	l.text = []byte(strings.Join(lines[:begin], "") + strings.Join(lines[end:], ""))
-	return nil
+	list.Content = append(list.Content[:index:index], list.Content[index+1:]...)
+	return l.take(strings.Join(lines[:begin], "")+strings.Join(lines[end:], ""), doc)
 }
 
+// errLayout says that yaml.v3 does not write the document as it has read it.
+var errLayout = errors.New("the file has a layout that cannot be kept; edit it by hand")
+
+// encode writes the document anew.
 func (l *yamlList) encode(doc *yaml.Node) error {
+	spellNulls(doc, false)
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
 	if err := e.Encode(doc); err != nil {
 		return err
 	}
+	var want, got any
+	if err := doc.Decode(&want); err != nil {
+		return err
+	}
+	if yaml.Unmarshal(b.Bytes(), &got) != nil || !reflect.DeepEqual(got, want) {
+		return errLayout
+	}
 	l.text = b.Bytes()
 	return nil
+}
+
+// spellNulls writes out the values that are left away within {} and []: yaml.v3 would write them as empty texts.
+func spellNulls(n *yaml.Node, flow bool) {
+	if flow && n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Value == "" {
+		n.Value = "null"
+	}
+	for _, c := range n.Content {
+		spellNulls(c, flow || n.Style&yaml.FlowStyle != 0)
+	}
 }
 
 // splitLines splits text into lines that keep their line breaks.
@@ -187,7 +229,10 @@ func dashOf(list *yaml.Node) int { return list.Column - 1 }
 // comes next.
 func itemLines(lines []string, list *yaml.Node, index int) (begin, end int) {
 	dash := dashOf(list)
-	begin = list.Content[index].Line - 1
+	begin = min(list.Content[index].Line, len(lines)) - 1
+	for begin > list.Line-1 && !strings.HasPrefix(lines[begin][min(dash, len(lines[begin])):], "-") {
+		begin-- // the dash stands on a line by itself
+	}
 	end = begin + 1
 	for end < len(lines) {
 		blank := strings.TrimSpace(lines[end]) == ""
