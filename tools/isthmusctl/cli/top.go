@@ -125,8 +125,8 @@ func sameService(a, b telemetry.Traffic) bool {
 
 // The control sequences of a terminal (ECMA-48, and xterm's alternate screen, which leaves what was there before).
 const (
-	screenEnter = "\x1b[?1049h\x1b[?25l"
-	screenLeave = "\x1b[?25h\x1b[?1049l"
+	screenEnter = "\x1b[?1049h\x1b[?25l\x1b[?7l" // without a cursor, and without a second line for one that is too long
+	screenLeave = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 	screenHome  = "\x1b[H"
 	clearLine   = "\x1b[K"
 	clearBelow  = "\x1b[J"
@@ -177,7 +177,7 @@ func screen(page string, height int) string {
 		hidden := len(lines) - height + 1
 		lines = append(lines[:height-1], fmt.Sprintf("… %d more lines; narrow it down with -q, or see all with --once", hidden))
 	}
-	return screenHome + strings.Join(lines, clearLine+"\r\n") + clearLine + clearBelow
+	return screenHome + strings.Join(lines, clearLine+"\n") + clearLine + clearBelow
 }
 
 // traffic shows a report to people.

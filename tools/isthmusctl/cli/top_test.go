@@ -82,8 +82,8 @@ func TestTopRefreshes(t *testing.T) {
 func TestScreen(t *testing.T) {
 	page := "a\nb\nc\nd\n"
 	for height, want := range map[int]string{
-		4: "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\r\nd\x1b[K\x1b[J",
-		3: "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines; narrow it down with -q, or see all with --once\x1b[K\x1b[J",
+		4: "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\nd\x1b[K\x1b[J",
+		3: "\x1b[Ha\x1b[K\nb\x1b[K\n… 2 more lines; narrow it down with -q, or see all with --once\x1b[K\x1b[J",
 	} {
 		if got := screen(page, height); got != want {
 			t.Errorf("%d lines: got %q, want %q", height, got, want)
