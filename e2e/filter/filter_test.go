@@ -307,7 +307,7 @@ func TestBadInput(t *testing.T) {
 			l.must(err)
 			return b
 		}()...), faults, reason("framing_lost")},
-		"a length of 4 GiB":          {append(frame(t, "req", "id=103,service=demo.A,method=huge,length=0xffffffff"), make([]byte, 1<<20)...), faults, reason("framing_lost")},
+		"a length of 4 GiB":          {append(append(request(114), frame(t, "req", "id=103,service=demo.A,method=huge,length=0xffffffff")...), make([]byte, 1<<20)...), faults, reason("framing_lost")},
 		"a frame of 9 MB":            {frame(t, "req", "id=104,service=demo.A,method=big,size=9000000"), faults, reason("oversize")},
 		"lists 10,000 deep":          {nested('W', 10_000), faults, reason("too_deep")},
 		"maps 10,000 deep":           {nested('H', 10_000), faults, reason("too_deep")},

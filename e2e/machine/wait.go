@@ -76,6 +76,7 @@ type EndedError struct {
 	Tail string // the end of it
 }
 
+// Error says how it ended, with the end of its log.
 func (e *EndedError) Error() string {
 	how := "exit status 0"
 	if e.Err != nil {

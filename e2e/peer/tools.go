@@ -40,6 +40,7 @@ type MissingToolError struct {
 	Err     error // what is wrong with it if it is there
 }
 
+// Error is one line: the tool, and how to get it.
 func (e *MissingToolError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("%s cannot be used (%v): %s", e.Tool, e.Err, e.Install)

@@ -72,8 +72,11 @@ func enter(need []peer.Peer) (*machine.Host, int, error) {
 // Host returns what machines are made on.
 func Host(t testing.TB) *machine.Host {
 	t.Helper()
-	if host == nil {
+	if testing.Short() {
 		t.Skip("needs namespaces and real peers: not with -short")
+	}
+	if host == nil {
+		t.Fatal("rig: TestMain did not call rig.Main")
 	}
 	return host
 }
