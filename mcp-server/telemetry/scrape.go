@@ -155,7 +155,11 @@ func value(m *dto.Metric) float64 {
 }
 
 func callOf(l map[string]string) call {
-	return call{l[labelDirection], l[labelSystem], l[labelService], l[labelVersion], l[labelGroup], l[labelMethod]}
+	version := l[labelVersion]
+	if l[labelSystem] == "dubbo" && version == "0.0.0" {
+		version = "" // on the wire that is how Dubbo says "none" (BaseServiceMetadata), and services are known without it
+	}
+	return call{l[labelDirection], l[labelSystem], l[labelService], version, l[labelGroup], l[labelMethod]}
 }
 
 func bound(le string) (float64, bool) {

@@ -262,3 +262,18 @@ func TestRealPage(t *testing.T) {
 		t.Errorf("target %+v", x)
 	}
 }
+
+// TestVersion: traffic is shown under the version that the service's own table has.
+func TestVersion(t *testing.T) {
+	for name, c := range map[string]struct{ system, version, want string }{
+		"none in Dubbo":        {"dubbo", "0.0.0", ""},
+		"some in Dubbo":        {"dubbo", "1.0.0", "1.0.0"},
+		"elsewhere it is some": {"bolt", "0.0.0", "0.0.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := callOf(map[string]string{labelSystem: c.system, labelVersion: c.version}).version; got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
