@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
@@ -169,15 +170,15 @@ func startApplications(ctx context.Context, t *story) error {
 	if _, err := p.UntilLine(ctx, "the consumer to find its providers", func(line string) bool { return line == "READY" }); err != nil {
 		return err
 	}
-	t.consumer = follow(p)
-	if err := t.consumer.until(ctx, "to call every method", mark{}, func(seconds []tally, _ []fault) bool {
-		return len(sum(seconds)) == len(workload)
+	t.consumer = caller.Follow(p)
+	if err := t.consumer.Until(ctx, "to call every method", caller.Mark{}, func(seconds []caller.Tally, _ []caller.Fault) bool {
+		return len(caller.Sum(seconds)) == len(workload)
 	}); err != nil {
 		return err
 	}
-	seconds, _ := t.consumer.since(mark{})
-	if n := sum(seconds).total(); n.Errors > 0 {
-		return fmt.Errorf("the consumer has had errors: %s", sum(seconds))
+	seconds, _ := t.consumer.Since(caller.Mark{})
+	if n := caller.Sum(seconds).Total(); n.Errors > 0 {
+		return fmt.Errorf("the consumer has had errors: %s", caller.Sum(seconds))
 	}
 	done()
 	t.ok("a consumer has found them there and calls, %s", since(begin))
@@ -290,29 +291,20 @@ func showTraffic(ctx context.Context, t *story) error {
 	if err := t.exact(ctx); err != nil {
 		return err
 	}
-	return t.consumer.rates(workload)
+	return t.consumer.Rates(workload)
 }
 
 // exact stops all calls and holds the totals of the filters at either end to the consumer's own count: not one call may
 // be missed.
 func (t *story) exact(ctx context.Context) error {
-	quiet := map[string]float64{}
-	for method := range workload {
-		quiet[method] = 0
-	}
-	if err := t.consumer.rates(quiet); err != nil {
+	done := t.working("the calls under way return")
+	defer done()
+	called, err := t.consumer.Quiet(ctx)
+	if err != nil {
 		return err
 	}
-	defer t.working("the calls under way return")()
-	// Two seconds without a call: the slowest takes less than one.
-	if err := t.consumer.until(ctx, "to fall silent", t.consumer.mark(), func(s []tally, _ []fault) bool {
-		return len(s) > 2 && len(sum(s[len(s)-2:])) == 0
-	}); err != nil {
-		return err
-	}
-	seconds, _ := t.consumer.since(mark{})
 	want := map[string]int{}
-	for method, c := range sum(seconds) {
+	for method, c := range called {
 		want[method] = c.OK + c.Exceptions + c.Errors
 	}
 	for end, names := range map[string][]string{"client": {consumerMachine}, "server": providerMachines[:]} {
@@ -366,7 +358,7 @@ spec:
 // throttle applies a rule and takes it away again. The callers must see a well-formed error of Dubbo's on connections
 // that live on.
 func throttle(ctx context.Context, t *story) error {
-	if _, _, err := t.consumer.next(ctx, 1); err != nil {
+	if _, _, err := t.consumer.Next(ctx, 1); err != nil {
 		return err
 	}
 	before, err := t.connections()
@@ -378,13 +370,13 @@ func throttle(ctx context.Context, t *story) error {
 	}
 	t.note("%s", t.paint(bold, "rules/"+ruleName+".yaml"))
 	t.quote(ruleText)
-	m, begin := t.consumer.mark(), time.Now()
+	m, begin := t.consumer.Mark(), time.Now()
 	if err := t.mesh.ApplyRule(ruleName, ruleText); err != nil {
 		return err
 	}
-	var refused fault
-	if err := t.consumer.until(ctx, "to be throttled", m, func(_ []tally, faults []fault) bool {
-		i := slices.IndexFunc(faults, func(f fault) bool { return f.Method == "sayHello" })
+	var refused caller.Fault
+	if err := t.consumer.Until(ctx, "to be throttled", m, func(_ []caller.Tally, faults []caller.Fault) bool {
+		i := slices.IndexFunc(faults, func(f caller.Fault) bool { return f.Method == "sayHello" })
 		if i >= 0 {
 			refused = faults[i]
 		}
@@ -397,9 +389,9 @@ func throttle(ctx context.Context, t *story) error {
 	if refused.Error != "org.apache.dubbo.rpc.RpcException" || !strings.Contains(refused.Message, ruleName) {
 		return fmt.Errorf("that is no RpcException that names the rule")
 	}
-	var seconds []tally
-	var faults []fault
-	if seconds, faults, err = t.consumer.next(ctx, 3); err != nil {
+	var seconds []caller.Tally
+	var faults []caller.Fault
+	if seconds, faults, err = t.consumer.Next(ctx, 3); err != nil {
 		return err
 	}
 	for _, f := range faults {
@@ -407,7 +399,7 @@ func throttle(ctx context.Context, t *story) error {
 			return fmt.Errorf("%s was not throttled, and fails: %s", f.Method, f.Message)
 		}
 	}
-	all := sum(seconds)
+	all := caller.Sum(seconds)
 	n := len(seconds)
 	t.note("the consumer's own account of %d seconds: %s", n, all)
 	for method, c := range all {
@@ -437,9 +429,9 @@ func throttle(ctx context.Context, t *story) error {
 	if err := t.mesh.RemoveRule(ruleName); err != nil {
 		return err
 	}
-	m = t.consumer.mark()
-	if err := t.consumer.until(ctx, "to be free again", m, func(s []tally, _ []fault) bool {
-		return len(s) > 1 && s[len(s)-1].total().Errors == 0
+	m = t.consumer.Mark()
+	if err := t.consumer.Until(ctx, "to be free again", m, func(s []caller.Tally, _ []caller.Fault) bool {
+		return len(s) > 1 && s[len(s)-1].Total().Errors == 0
 	}); err != nil {
 		return err
 	}
@@ -478,7 +470,7 @@ func stopProvider(ctx context.Context, t *story) error {
 		return err
 	}
 	address := fmt.Sprintf("%s:%d", gone.Address(), dubboPort)
-	m, begin := t.consumer.mark(), time.Now()
+	m, begin := t.consumer.Mark(), time.Now()
 	stopped := make(chan error, 1)
 	go func() { stopped <- t.providers[i].Stop(ctx) }()
 	var table, istiod, sidecar time.Duration
@@ -522,15 +514,15 @@ func stopProvider(ctx context.Context, t *story) error {
 	if err := t.show(ctx, "service", greetID); err != nil {
 		return err
 	}
-	after, _, err := t.consumer.next(ctx, 2)
+	after, _, err := t.consumer.Next(ctx, 2)
 	if err != nil {
 		return err
 	}
-	during, faults := t.consumer.since(m)
-	if lost := sum(during).total(); lost.Errors > 0 {
+	during, faults := t.consumer.Since(m)
+	if lost := caller.Sum(during).Total(); lost.Errors > 0 {
 		return fmt.Errorf("the consumer has lost %d calls: %v", lost.Errors, faults)
 	}
-	t.ok("the other provider takes all calls, none was lost: %s", sum(after))
+	t.ok("the other provider takes all calls, none was lost: %s", caller.Sum(after))
 
 	begin = time.Now()
 	done = t.working("the provider starts again")
@@ -557,7 +549,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 
 // stopZooKeeper takes the registry away, and mcp-server with it for a moment: nothing may be lost.
 func stopZooKeeper(ctx context.Context, t *story) error {
-	m := t.consumer.mark()
+	m := t.consumer.Mark()
 	watcher := t.watchEndpoints(ctx, 2)
 	defer watcher.stop()
 	begin := time.Now()
@@ -632,14 +624,14 @@ func stopZooKeeper(ctx context.Context, t *story) error {
 		return err
 	}
 	t.ok("istiod had both endpoints all the time, in %d looks", watcher.looks)
-	if _, _, err := t.consumer.next(ctx, 1); err != nil {
+	if _, _, err := t.consumer.Next(ctx, 1); err != nil {
 		return err
 	}
-	during, faults := t.consumer.since(m)
-	if lost := sum(during).total(); lost.Errors > 0 {
+	during, faults := t.consumer.Since(m)
+	if lost := caller.Sum(during).Total(); lost.Errors > 0 {
 		return fmt.Errorf("the consumer has lost %d calls: %v", lost.Errors, faults)
 	}
-	t.ok("the consumer has not lost a call: %s", sum(during))
+	t.ok("the consumer has not lost a call: %s", caller.Sum(during))
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
@@ -38,7 +39,7 @@ type story struct {
 
 	providers [2]*machine.Process
 	sidecars  map[string]*mesh.Sidecar
-	consumer  *consumer
+	consumer  *caller.Caller
 	greetHost string // of the greeting service, in the mesh
 }
 

@@ -68,10 +68,10 @@ var table = map[Peer]entry{
 	Envoy:     {title: "Envoy " + EnvoyVersion, first: 30 * time.Second, needs: []tool{python}, obtain: obtainEnvoy},
 	Istiod:    {title: "istiod", first: 4 * time.Minute, needs: []tool{golang}, obtain: obtainIstiod, serial: "go"},
 	ZooKeeper: javaApp{folder: "zookeeper"}.entry("ZooKeeper", 20*time.Second),
-	Dubbo3:    javaApp{folder: "dubbo3", sources: []string{"dubbo", "load"}}.entry("Dubbo 3 applications", 30*time.Second),
-	Dubbo27: javaApp{folder: "dubbo27", sources: []string{"dubbo", "load"}, options: addOpens("java.lang", "java.math")}.
+	Dubbo3:    javaApp{folder: "dubbo3", sources: []string{"dubbo", "load", "stock"}}.entry("Dubbo 3 applications", 30*time.Second),
+	Dubbo27: javaApp{folder: "dubbo27", sources: []string{"dubbo", "load", "stock"}, options: addOpens("java.lang", "java.math")}.
 		entry("Dubbo 2.7 applications", 30*time.Second),
-	SOFARPC: javaApp{folder: "sofarpc", sources: []string{"load"}}.entry("SOFARPC applications", 30*time.Second),
+	SOFARPC: javaApp{folder: "sofarpc", sources: []string{"load", "stock"}}.entry("SOFARPC applications", 30*time.Second),
 	// It brings loggers along that do not agree with each other, and reflects on what Java 17 has closed.
 	SOFARegistry5: javaApp{folder: "sofaregistry5", drop: regexp.MustCompile(`/(log4j-core|log4j-jcl|commons-logging)-[^/]*\.jar$`),
 		options: addOpens("java.lang", "java.util", "java.io", "java.net", "java.math", "java.nio", "java.text", "java.time",

@@ -31,6 +31,25 @@ public final class Provider {
         }
 
         @Override
+        public String stall(int millis) {
+            return slow(millis);
+        }
+
+        @Override
+        public void note(String text) {
+        }
+
+        @Override
+        public String later(String name) {
+            return "Later " + name;
+        }
+
+        @Override
+        public String callback(String name) {
+            return "Back " + name;
+        }
+
+        @Override
         public String slow(int millis) {
             try {
                 Thread.sleep(millis);

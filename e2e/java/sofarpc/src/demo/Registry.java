@@ -1,14 +1,47 @@
 package demo;
 
+import com.alipay.sofa.rpc.config.ApplicationConfig;
+import com.alipay.sofa.rpc.config.ConsumerConfig;
 import com.alipay.sofa.rpc.config.RegistryConfig;
+import com.alipay.sofa.rpc.core.exception.SofaRpcException;
+import java.util.OptionalInt;
 
-/** The registry that the system properties registry.protocol (zookeeper or sofa) and registry.address name. */
+/** What the system properties say of the registry and of consumers. */
 final class Registry {
     private Registry() {
     }
 
+    /** The registry that registry.protocol (zookeeper or sofa) and registry.address name. */
     static RegistryConfig configured() {
         return new RegistryConfig().setProtocol(System.getProperty("registry.protocol"))
                 .setAddress(System.getProperty("registry.address"));
+    }
+
+    /**
+     * A consumer of Bolt: app.name, unique.id (optional), retries (optional), and the registry or, in its place, direct.url,
+     * such as bolt://10.99.0.1:12200.
+     */
+    static <T> ConsumerConfig<T> consumer(Class<T> service) {
+        ConsumerConfig<T> config = new ConsumerConfig<T>()
+                .setApplication(new ApplicationConfig().setAppName(System.getProperty("app.name", "hello-consumer")))
+                .setInterfaceId(service.getName())
+                .setProtocol("bolt")
+                .setTimeout(3000)
+                .setRetries(Integer.getInteger("retries", 0))
+                .setAddressWait(10000);
+        if (System.getProperty("unique.id") != null) {
+            config.setUniqueId(System.getProperty("unique.id"));
+        }
+        if (System.getProperty("direct.url") != null) {
+            config.setDirectUrl(System.getProperty("direct.url"));
+        } else {
+            config.setRegistry(configured());
+        }
+        return config;
+    }
+
+    /** The type of an error of the RPC, for Load. */
+    static OptionalInt code(Throwable e) {
+        return e instanceof SofaRpcException ? OptionalInt.of(((SofaRpcException) e).getErrorType()) : OptionalInt.empty();
     }
 }
