@@ -9,21 +9,31 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
 // A variant is one way for bytes to go through Envoy.
 type variant struct {
 	Name   string
 	Filter string // template name of the network filters in front of the cluster
+	Module module // that a Wasm filter runs
 	Plugin string // plugin configuration of the Wasm filter, JSON
 }
+
+// A module names a Wasm module.
+type module string
+
+// The modules.
+const (
+	filterModule module = "isthmus.wasm"
+	emptyModule  module = "empty.wasm"
+)
 
 const envoyConfig = `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Admin}}}}}
@@ -97,14 +107,12 @@ var chains = template.Must(template.New("").Parse(`
                       typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.generic_proxy.action.v3.RouteAction, cluster: up}
 {{end}}`))
 
-// An envoy is one running Envoy with one worker.
+// An envoy is one running Envoy.
 type envoy struct {
 	cmd   *exec.Cmd
-	addr  string // of its listener
-	admin string
-	ready time.Duration // from start to the first accepted connection and a live admin page
+	port  int           // of its listener
+	ready time.Duration // from start to the first accepted connection
 	done  chan struct{}
-	log   string
 }
 
 // freePort asks the kernel for a port on loopback that is free now.
@@ -117,8 +125,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// startEnvoy runs binary with v in front of upstream, on the processor cpu (-1: any), and waits until it serves.
-func startEnvoy(ctx context.Context, binary, dir, wasm string, tags []string, v variant, upstream, cpu int) (*envoy, error) {
+// startEnvoy runs an Envoy with v in front of the port upstream, on the processor p.cpu, and waits until it serves.
+func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int) (*envoy, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -132,52 +140,56 @@ func startEnvoy(ctx context.Context, binary, dir, wasm string, tags []string, v 
 		return nil, err
 	}
 	var filters, conf bytes.Buffer
-	if err := chains.ExecuteTemplate(&filters, v.Filter, map[string]string{"Wasm": wasm, "Plugin": string(plugin),
+	if err := chains.ExecuteTemplate(&filters, v.Filter, map[string]string{"Wasm": p.modules[v.Module], "Plugin": string(plugin),
 		"Service": benchService, "Method": benchMethod}); err != nil {
 		return nil, err
 	}
 	if err := template.Must(template.New("").Parse(envoyConfig)).Execute(&conf, map[string]any{
-		"Admin": admin, "Port": port, "Upstream": upstream, "Tags": tags, "Filters": filters.String()}); err != nil {
+		"Admin": admin, "Port": port, "Upstream": upstream, "Tags": config.StatTags, "Filters": filters.String()}); err != nil {
 		return nil, err
 	}
-	name := strings.ReplaceAll(v.Name, " ", "-") + "-" + strconv.Itoa(port)
-	file := filepath.Join(dir, name+".yaml")
+	file := filepath.Join(p.dir, strconv.Itoa(port)+".yaml")
 	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, name+".log"))
+	log, err := os.Create(filepath.Join(p.dir, strconv.Itoa(port)+".log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning")
+	cmd := exec.Command(p.envoy, "-c", file, "--concurrency", strconv.Itoa(workers), "--use-dynamic-base-id", "-l", "warning")
 	cmd.Stdout, cmd.Stderr = log, log
-	e := &envoy{cmd: cmd, addr: fmt.Sprintf("127.0.0.1:%d", port), admin: fmt.Sprintf("127.0.0.1:%d", admin),
-		done: make(chan struct{}), log: log.Name()}
+	// The kernel ends it with us, whatever becomes of us.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	e := &envoy{cmd: cmd, port: port, done: make(chan struct{})}
 	begin := time.Now()
-	if err := onCPU(cpu, cmd.Start); err != nil {
+	if err := p.onEnvoyCPU(cmd.Start); err != nil {
 		return nil, fmt.Errorf("bench: start envoy: %w", err)
 	}
 	go func() { _ = cmd.Wait(); close(e.done) }()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for {
-		c, err := net.Dial("tcp", e.addr)
+		c, err := net.Dial("tcp", e.address())
 		if err == nil {
 			c.Close()
 			break
 		}
 		select {
 		case <-e.done:
-			tail, _ := os.ReadFile(e.log)
+			tail, _ := os.ReadFile(log.Name())
 			return nil, fmt.Errorf("bench: envoy (%s) ended at start:\n%s", v.Name, tail)
 		case <-ctx.Done():
 			e.stop()
 			return nil, ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		case <-tick.C:
 		}
 	}
 	e.ready = time.Since(begin)
 	return e, nil
 }
+
+func (e *envoy) address() string { return fmt.Sprintf("127.0.0.1:%d", e.port) }
 
 func (e *envoy) stop() {
 	select {
@@ -224,23 +236,4 @@ func (e *envoy) rss() (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("bench: no VmRSS of process %d", e.cmd.Process.Pid)
-}
-
-// onCPU runs start, which forks, with the calling thread bound to one processor, so that the child inherits it.
-func onCPU(cpu int, start func() error) error {
-	if cpu < 0 {
-		return start()
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before, set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return err
-	}
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return err
-	}
-	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
-	return start()
 }

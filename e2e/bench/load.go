@@ -17,9 +17,17 @@ type load struct {
 	Conns    int // connections
 	InFlight int // calls at once on each connection
 	Size     int // of the argument, in bytes
+	// Rate, if not 0, is how many calls are sent per second over all connections, at even distances. Latency then counts from
+	// the moment at which a call was to be sent. 0 sends the next call when an answer comes.
+	Rate int
 }
 
-func (l load) String() string { return fmt.Sprintf("%d × %d", l.Conns, l.InFlight) }
+func (l load) String() string {
+	if l.Rate > 0 {
+		return fmt.Sprintf("%d connections, %d calls/s in all", l.Conns, l.Rate)
+	}
+	return fmt.Sprintf("%d connections, %d calls in flight on each", l.Conns, l.InFlight)
+}
 
 // A sample is what one run of a load saw.
 type sample struct {
@@ -27,36 +35,6 @@ type sample struct {
 	Errors  int64         // answered otherwise
 	Elapsed time.Duration // of the run
 	Latency latencies
-}
-
-// latencies is a histogram of microseconds: exact up to 100 ms, beyond that the last bucket.
-type latencies [100_001]uint32
-
-func (l *latencies) add(d time.Duration) {
-	us := d.Microseconds()
-	if us >= int64(len(l)) {
-		us = int64(len(l)) - 1
-	}
-	l[us]++
-}
-
-// quantile returns the p-quantile (0 to 1), 0 without samples.
-func (l *latencies) quantile(p float64) time.Duration {
-	var total uint64
-	for _, n := range l {
-		total += uint64(n)
-	}
-	if total == 0 {
-		return 0
-	}
-	rank := uint64(p * float64(total-1))
-	var seen uint64
-	for us, n := range l {
-		if seen += uint64(n); seen > rank {
-			return time.Duration(us) * time.Microsecond
-		}
-	}
-	return 0
 }
 
 // serve answers every request on ln until ln closes. Answers leave together when the reader has nothing more at hand, as
@@ -71,13 +49,16 @@ func serve(ln net.Listener, p rpc) {
 			defer c.Close()
 			r := bufio.NewReaderSize(c, 64<<10)
 			w := bufio.NewWriterSize(c, 64<<10)
-			out := make([]byte, 0, 256)
+			out := make([]byte, 0, 512)
 			for {
-				h, err := r.Peek(p.header)
+				h, err := r.Peek(p.requestHeader)
 				if err != nil {
 					return
 				}
 				n, _, _ := p.extent(h)
+				if n < p.requestHeader || n > maxFrame {
+					return
+				}
 				out = p.respond(out[:0], h)
 				if _, err := r.Discard(n); err != nil {
 					return
@@ -92,6 +73,9 @@ func serve(ln net.Listener, p rpc) {
 		}()
 	}
 }
+
+// maxFrame is the longest frame that either side takes, in bytes.
+const maxFrame = 1 << 20
 
 // run calls addr for d after a warm-up, and reports what came back within d.
 //
@@ -110,28 +94,36 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 		if err != nil {
 			return nil, fmt.Errorf("bench: dial %s: %w", addr, err)
 		}
-		conns[i] = &caller{conn: c, p: p, slots: make(chan uint64, l.InFlight), started: make([]time.Time, l.InFlight)}
-		for s := range l.InFlight {
-			conns[i].slots <- uint64(s)
-		}
+		conns[i] = &caller{conn: c, p: p, frame: p.request(l.Size), started: make([]atomic.Int64, max(l.InFlight, 1))}
 	}
 	var counting atomic.Bool
 	var wg sync.WaitGroup
 	errs := make(chan error, 2*l.Conns)
 	stop := make(chan struct{})
-	for _, c := range conns {
-		wg.Add(2)
-		go func() { defer wg.Done(); errs <- c.write(l.Size, stop) }()
-		go func() { defer wg.Done(); errs <- c.read(&counting) }()
+	for i, c := range conns {
+		wg.Go(func() { errs <- c.read(&counting, l.Rate == 0) })
+		if l.Rate > 0 {
+			wg.Go(func() {
+				errs <- c.pace(time.Duration(l.Conns)*time.Second/time.Duration(l.Rate), time.Duration(i)*time.Second/time.Duration(l.Rate), stop)
+			})
+			continue
+		}
+		wg.Go(func() { errs <- c.fill() })
 	}
 	wait := func(d time.Duration) error {
-		select {
-		case <-time.After(d):
-			return nil
-		case err := <-errs:
-			return fmt.Errorf("bench: connection failed under load: %w", err)
-		case <-ctx.Done():
-			return ctx.Err()
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		for {
+			select {
+			case <-timer.C:
+				return nil
+			case err := <-errs:
+				if err != nil {
+					return fmt.Errorf("bench: connection failed under load: %w", err)
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 	}
 	err := wait(warm)
@@ -157,9 +149,7 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 	for _, c := range conns {
 		s.Calls += c.calls
 		s.Errors += c.errors
-		for i, n := range c.latency {
-			s.Latency[i] += n
-		}
+		s.Latency.merge(&c.latency)
 	}
 	return s, nil
 }
@@ -168,60 +158,95 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 type caller struct {
 	conn    net.Conn
 	p       rpc
-	slots   chan uint64 // the next id of each free slot
-	mu      sync.Mutex
-	started []time.Time
+	mu      sync.Mutex // for writing frame
+	frame   []byte
+	started []atomic.Int64 // of each slot, on the clock of now
 	latency latencies
 	calls   int64
 	errors  int64
 }
 
-func (c *caller) write(size int, stop <-chan struct{}) error {
-	f := c.p.request(size)
-	for {
+var epoch = time.Now()
+
+// now is a clock in nanoseconds that never goes back.
+func now() int64 { return int64(time.Since(epoch)) }
+
+// send sends one call, which is to be timed from at. One write a call, as a client does whose threads call independently.
+func (c *caller) send(id uint64, at int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.p.setID(c.frame, id)
+	c.started[id%uint64(len(c.started))].Store(at)
+	_, err := c.conn.Write(c.frame)
+	return err
+}
+
+// fill sends the first call of each slot.
+func (c *caller) fill() error {
+	for slot := range c.started {
+		if err := c.send(uint64(slot), now()); err != nil {
+			return closedIsNil(err)
+		}
+	}
+	return nil
+}
+
+// pace sends a call at each interval, the first one after delay. A call that finds all slots taken is an error: the
+// rate is more than the other side can bear.
+func (c *caller) pace(interval, delay time.Duration, stop <-chan struct{}) error {
+	next := now() + int64(delay)
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for id := uint64(0); ; id++ {
 		select {
 		case <-stop:
 			return nil
-		case id := <-c.slots:
-			c.p.setID(f, id)
-			c.mu.Lock()
-			c.started[id%uint64(len(c.started))] = time.Now()
-			c.mu.Unlock()
-			// One write a call, as a client does whose threads call independently.
-			if _, err := c.conn.Write(f); err != nil {
-				return closedIsNil(err)
-			}
+		case <-timer.C:
 		}
+		if c.started[id%uint64(len(c.started))].Load() != 0 {
+			return errors.New("bench: the rate is more than can be answered")
+		}
+		if err := c.send(id, next); err != nil {
+			return closedIsNil(err)
+		}
+		next += int64(interval)
+		timer.Reset(time.Duration(next - now()))
 	}
 }
 
-func (c *caller) read(counting *atomic.Bool) error {
+// read takes the answers. If again, it sends the slot's next call for each.
+func (c *caller) read(counting *atomic.Bool, again bool) error {
 	r := bufio.NewReaderSize(c.conn, 64<<10)
 	for {
-		h, err := r.Peek(c.p.header)
+		h, err := r.Peek(c.p.responseHeader)
 		if err != nil {
 			return closedIsNil(err)
 		}
 		n, id, ok := c.p.extent(h)
-		if n < c.p.header || n > 1<<20 {
+		if n < c.p.responseHeader || n > maxFrame {
 			return errLost
 		}
 		if _, err := r.Discard(n); err != nil {
 			return closedIsNil(err)
 		}
-		slot := id % uint64(len(c.started))
-		c.mu.Lock()
-		d := time.Since(c.started[slot])
-		c.mu.Unlock()
+		at := now()
+		sent := c.started[id%uint64(len(c.started))].Swap(0)
+		if sent == 0 {
+			return fmt.Errorf("bench: an answer to call %d, which is not in flight", id)
+		}
 		if counting.Load() {
 			if ok {
 				c.calls++
-				c.latency.add(d)
+				c.latency.add(time.Duration(at - sent))
 			} else {
 				c.errors++
 			}
 		}
-		c.slots <- id + uint64(len(c.started))
+		if again {
+			if err := c.send(id+uint64(len(c.started)), at); err != nil {
+				return closedIsNil(err)
+			}
+		}
 	}
 }
 

@@ -1,55 +1,32 @@
-// Command bench measures what the filter costs: the same load of Dubbo calls through bare tcp_proxy, through our filter
-// with no, one and a hundred rules, and through Envoy's own dubbo_proxy and generic_proxy, in interleaved rounds of one
-// run, so that a machine whose speed drifts treats all alike. It prints medians and ratios and writes RESULTS.md.
+// Command bench measures what the filter costs. The same load of calls goes through bare tcp_proxy, through our filter with no,
+// one and a hundred rules, and through Envoy's own codecs, in interleaved rounds of one run, so that a machine whose
+// speed drifts treats all alike. It prints medians and ratios, and writes e2e/bench/RESULTS.md.
+//
+// Usage: go run ./e2e/bench [-quick] [-rounds N] [-duration D] [-only VARIANTS] [-out FILE] [-envoy FILE] [-wasm FILE]
 //
 // Envoy has one worker and, where the machine has two processors, one of them to itself; client and server share the
-// other. The processor time is that of Envoy's threads, to the nanosecond, so it does not depend on who else waits.
+// others. The processor time is that of Envoy's threads, to the nanosecond, so it does not depend on who else waits.
+//
+// The exit code is 0 if all was measured, whether or not the targets are met; 1 if a variant did not serve every call; 2 if
+// something is missing or an option is wrong.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
+	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
 )
 
-func main() {
-	o := options{}
-	flag.StringVar(&o.envoy, "envoy", "", "Envoy binary (default: the pinned one, fetched into the cache)")
-	flag.StringVar(&o.wasm, "wasm", "", "compiled filter (default: built from this tree)")
-	flag.StringVar(&o.out, "out", "", "write the report to this file")
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement; medians are reported")
-	flag.DurationVar(&o.duration, "duration", 2*time.Second, "length of one measurement")
-	flag.BoolVar(&o.quick, "quick", false, "only the headline load (4 connections × 16 in flight)")
-	flag.StringVar(&o.only, "only", "", "comma separated variants to measure (default: all)")
-	flag.Parse()
-	if o.rounds < 1 || o.duration <= 0 {
-		fmt.Fprintln(os.Stderr, "bench: -rounds and -duration must be positive")
-		os.Exit(2)
-	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	if err := bench(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
+// options are what the command line says.
 type options struct {
 	envoy, wasm, out, only string
 	rounds                 int
@@ -57,226 +34,149 @@ type options struct {
 	quick                  bool
 }
 
-// headline is the load that the published targets are stated for.
-var headline = load{Conns: 4, InFlight: 16, Size: 1024}
+// results is where the report of a whole run goes, below the top folder.
+const results = "e2e/bench/RESULTS.md"
 
-func loads(quick bool) []load {
-	if quick {
-		return []load{headline}
+// The defaults of -rounds and -duration; with -quick they are others.
+const (
+	wholeRounds, quickRounds     = 5, 3
+	wholeDuration, quickDuration = 1500 * time.Millisecond, time.Second
+)
+
+func main() {
+	o, err := parse(os.Args[1:], os.Stderr)
+	if err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			os.Exit(0)
+		}
+		os.Exit(2)
 	}
-	return []load{headline,
-		{Conns: 1, InFlight: 1, Size: 1024}, {Conns: 1, InFlight: 64, Size: 1024},
-		{Conns: 16, InFlight: 1, Size: 1024}, {Conns: 16, InFlight: 64, Size: 1024},
-		{Conns: 256, InFlight: 1, Size: 1024}, {Conns: 256, InFlight: 64, Size: 1024}}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s := newScreen(os.Stderr)
+	err = bench(ctx, o, s, os.Stdout)
+	s.done()
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		os.Exit(130)
+	default:
+		fmt.Fprintln(os.Stderr, err)
+		if missing := new(peer.MissingToolError); errors.As(err, &missing) {
+			os.Exit(2)
+		}
+		os.Exit(1)
+	}
 }
 
-// rules returns n throttling rules that never reject: three of a hundred match the load's calls, as where many teams
-// share a mesh; a single one matches.
-func rules(n int) []config.Throttle {
-	var out []config.Throttle
-	for i := range n {
-		r := config.Throttle{Name: fmt.Sprintf("default/rule-%d", i), Threshold: 1_000_000_000,
-			Target: config.Target{Service: config.Match{Exact: fmt.Sprintf("org.example.Service%d", i)}}}
-		if i < 3 {
-			r.Target.Service.Exact = benchService
-		}
-		if i == 1 {
-			r.Target.Method.Exact = benchMethod
-		}
-		if i == 2 {
-			r.Target.Caller.Exact = benchCaller
-		}
-		out = append(out, r)
+// parse reads the command line. It says itself what is wrong.
+func parse(args []string, w io.Writer) (options, error) {
+	var o options
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(w)
+	f.StringVar(&o.envoy, "envoy", "", "Envoy binary (default: the pinned one)")
+	f.StringVar(&o.wasm, "wasm", "", "compiled filter (default: built from this tree)")
+	f.StringVar(&o.out, "out", "", "write the report to this file (default: "+results+"; none with -quick and -only)")
+	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("rounds of each measurement, of which medians are reported (default %d, with -quick %d)", wholeRounds, quickRounds))
+	f.DurationVar(&o.duration, "duration", 0, fmt.Sprintf("length of one measurement (default %s, with -quick %s)", wholeDuration, quickDuration))
+	f.BoolVar(&o.quick, "quick", false, "only the headline load; takes two minutes instead of ten")
+	f.StringVar(&o.only, "only", "", `measure only these variants, for example "tcp_proxy;isthmus, 1 rule"`)
+	f.Usage = func() {
+		fmt.Fprintln(w, "usage: make bench [BENCH_ARGS='-quick']")
+		f.PrintDefaults()
 	}
-	return out
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	var err error
+	switch {
+	case f.NArg() > 0:
+		err = fmt.Errorf("bench: unexpected argument %q", f.Arg(0))
+	case o.rounds < 0 || o.duration < 0:
+		err = errors.New("bench: -rounds and -duration must be positive")
+	}
+	if err != nil {
+		fmt.Fprintln(w, err)
+		return o, err
+	}
+	rounds, duration := wholeRounds, wholeDuration
+	if o.quick {
+		rounds, duration = quickRounds, quickDuration
+	}
+	if o.rounds == 0 {
+		o.rounds = rounds
+	}
+	if o.duration == 0 {
+		o.duration = duration
+	}
+	return o, nil
 }
 
-func variants(only string) ([]variant, error) {
-	plugin := func(n int) string {
-		b, err := json.Marshal(config.Plugin{Generation: fmt.Sprintf("bench-%d", n), Throttle: rules(n)})
-		if err != nil {
-			panic(err) // our own type
-		}
-		return string(b)
+// command is how the options that matter to the figures are given again.
+func (o options) command() string {
+	args := ""
+	rounds, duration := wholeRounds, wholeDuration
+	if o.quick {
+		args += " -quick"
+		rounds, duration = quickRounds, quickDuration
 	}
-	all := []variant{
-		{Name: "tcp_proxy", Filter: "tcp_proxy"},
-		{Name: "isthmus", Filter: "wasm", Plugin: plugin(0)},
-		{Name: "isthmus, 1 rule", Filter: "wasm", Plugin: plugin(1)},
-		{Name: "isthmus, 100 rules", Filter: "wasm", Plugin: plugin(100)},
-		{Name: "dubbo_proxy", Filter: "dubbo_proxy"},
-		{Name: "generic_proxy", Filter: "generic_proxy"},
+	if o.rounds != rounds {
+		args += fmt.Sprintf(" -rounds %d", o.rounds)
 	}
-	if only == "" {
-		return all, nil
+	if o.duration != duration {
+		args += fmt.Sprintf(" -duration %s", o.duration)
 	}
-	var out []variant
-	for _, want := range strings.Split(only, ",") {
-		i := slices.IndexFunc(all, func(v variant) bool { return strings.ReplaceAll(v.Name, ",", "") == strings.TrimSpace(want) })
-		if i < 0 {
-			return nil, fmt.Errorf("bench: no variant %q", want)
-		}
-		out = append(out, all[i])
+	if o.only != "" {
+		args += fmt.Sprintf(" -only %q", o.only)
 	}
-	return out, nil
+	if args == "" {
+		return "make bench"
+	}
+	return "make bench BENCH_ARGS='" + args[1:] + "'"
 }
 
-func bench(ctx context.Context, o options) error {
-	envoyCPU := -1
-	if runtime.NumCPU() >= 2 || os.Getenv(pinnedEnv) != "" {
-		// Processor 0 is Envoy's, the next one ours.
-		envoyCPU = 0
-		if err := pinSelf(1); err != nil {
-			return err
-		}
-	}
-	vs, err := variants(o.only)
+// bench measures, writes the report to w and, if it is to be kept, to its file.
+func bench(ctx context.Context, o options, s *screen, w io.Writer) error {
+	plan, err := newPlan(o)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "isthmus-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if err := provide(ctx, &o, dir); err != nil {
-		return err
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	defer ln.Close()
-	go serve(ln, dubbo)
-	upstream := ln.Addr().(*net.TCPAddr).Port
-
-	r := &report{options: o, variants: vs, loads: loads(o.quick)}
-	fi, err := os.Stat(o.wasm)
-	if err != nil {
-		return err
-	}
-	r.wasmBytes = fi.Size()
-
-	// Start-up: each variant alone, several times; the last one stays and serves the measurements.
-	envoys := make([]*envoy, len(vs))
-	defer func() {
-		for _, e := range envoys {
-			if e != nil {
-				e.stop()
-			}
-		}
-	}()
-	starts := min(o.rounds, 3)
-	for round := range starts {
-		for i, v := range vs {
-			e, err := startEnvoy(ctx, o.envoy, dir, o.wasm, config.StatTags, v, upstream, envoyCPU)
-			if err != nil {
-				return err
-			}
-			rss, err := e.rss()
-			if err != nil {
-				return err
-			}
-			r.start(i, e.ready, rss)
-			if round < starts-1 {
-				e.stop()
-			} else {
-				envoys[i] = e
-			}
-		}
-	}
-	total := len(r.loads) * o.rounds * len(vs)
-	begin, done := time.Now(), 0
-	for li, l := range r.loads {
-		for range o.rounds {
-			for vi := range vs {
-				e := envoys[vi]
-				warm := o.duration / 5
-				m, err := runMeasured(ctx, e, l, warm, o.duration)
-				if err != nil {
-					return fmt.Errorf("%w (%s, %s)", err, vs[vi].Name, l)
-				}
-				r.add(li, vi, m)
-				done++
-				fmt.Fprintf(os.Stderr, "\r\033[K%d of %d, %s elapsed: %s, %s", done, total, time.Since(begin).Round(time.Second), l, vs[vi].Name)
-			}
-		}
-	}
-	fmt.Fprintln(os.Stderr)
-	for i, e := range envoys {
-		rss, err := e.rss()
+	out := o.out
+	if out == "" && !o.quick && o.only == "" {
+		root, err := peer.Root()
 		if err != nil {
 			return err
 		}
-		r.loaded(i, rss)
+		out = filepath.Join(root, results)
+	}
+	where := describeMachine()
+	p, err := newPlace(ctx, o, s)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.measureAll(ctx, plan, s); err != nil {
+		return err
+	}
+	r := &report{plan: plan, command: o.command(), machine: where, envoy: envoyVersion(ctx, p.envoy), at: time.Now().UTC()}
+	for m, size := range map[module]*int64{filterModule: &r.wasmBytes, emptyModule: &r.emptyBytes} {
+		fi, err := os.Stat(p.modules[m])
+		if err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		*size = fi.Size()
 	}
 	text := r.markdown()
-	fmt.Print(text)
-	if o.out != "" {
-		if err := os.WriteFile(o.out, []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// A measurement is one sample with the processor time that Envoy spent over the same calls.
-type measurement struct {
-	*sample
-	CPU time.Duration // per call
-}
-
-// runMeasured runs l against e. Readings and calls belong to the same stretch of time, after the warm-up.
-func runMeasured(ctx context.Context, e *envoy, l load, warm, d time.Duration) (measurement, error) {
-	type reading struct {
-		cpu time.Duration
-		err error
-	}
-	var first, last reading
-	s, err := run(ctx, e.addr, dubbo, l, warm, d,
-		func() { first.cpu, first.err = e.cpuTime() }, func() { last.cpu, last.err = e.cpuTime() })
-	if err := errors.Join(err, first.err, last.err); err != nil {
-		return measurement{}, err
-	}
-	if s.Errors > 0 || s.Calls == 0 {
-		return measurement{}, fmt.Errorf("bench: %d calls failed, %d worked", s.Errors, s.Calls)
-	}
-	return measurement{sample: s, CPU: (last.cpu - first.cpu) / time.Duration(s.Calls)}, nil
-}
-
-const pinnedEnv = "ISTHMUS_BENCH_PINNED"
-
-// pinSelf starts this program again, bound to one processor: threads that the runtime has already made would not follow.
-func pinSelf(cpu int) error {
-	if os.Getenv(pinnedEnv) != "" {
-		return nil
-	}
-	runtime.LockOSThread()
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("bench: bind to processor %d: %w", cpu, err)
-	}
-	self, err := os.Executable()
-	if err != nil {
+	s.done()
+	if _, err := io.WriteString(w, text); err != nil {
 		return err
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), pinnedEnv+"=1"))
-}
-
-// provide fills in the binaries that the command line did not name.
-func provide(ctx context.Context, o *options, dir string) error {
-	if o.wasm == "" {
-		o.wasm = filepath.Join(dir, "isthmus.wasm")
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", o.wasm,
-			"github.com/isthmus-mesh/isthmus/wasm-filters/cmd/isthmus")
-		cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("bench: build the filter: %w\n%s", err, out)
-		}
+	if out == "" {
+		return nil
 	}
-	if o.envoy == "" {
-		return errors.New("bench: no Envoy: name one with -envoy")
+	if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("bench: %w", err)
 	}
+	s.line("written to %s", out)
 	return nil
 }

@@ -1,67 +1,48 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// A report gathers the measurements and renders them.
+// A report renders what was measured.
 type report struct {
-	options   options
-	variants  []variant
-	loads     []load
-	wasmBytes int64
-	cells     map[[2]int][]measurement // load, variant -> rounds
-	starts    map[int][]time.Duration  // variant -> rounds
-	idleRSS   map[int][]int64
-	busyRSS   map[int]int64
+	plan                  *plan
+	command               string
+	machine               string
+	envoy                 string
+	at                    time.Time
+	wasmBytes, emptyBytes int64
 }
 
-func (r *report) start(v int, d time.Duration, rss int64) {
-	if r.starts == nil {
-		r.starts, r.idleRSS, r.busyRSS = map[int][]time.Duration{}, map[int][]int64{}, map[int]int64{}
-	}
-	r.starts[v] = append(r.starts[v], d)
-	r.idleRSS[v] = append(r.idleRSS[v], rss)
-}
-
-func (r *report) loaded(v int, rss int64) { r.busyRSS[v] = rss }
-
-func (r *report) add(l, v int, m measurement) {
-	if r.cells == nil {
-		r.cells = map[[2]int][]measurement{}
-	}
-	r.cells[[2]int{l, v}] = append(r.cells[[2]int{l, v}], m)
-}
-
-// median returns the middle value, of an even number the lower one of the two in the middle.
+// median returns the middle value, of an even number the lower one of the two in the middle. There must be one.
 func median[T cmp.Ordered](v []T) T {
 	s := slices.Sorted(slices.Values(v))
 	return s[(len(s)-1)/2]
 }
 
 // of returns the median of what f reads of the rounds of a cell.
-func of[T cmp.Ordered](r *report, l, v int, f func(measurement) T) T {
-	var all []T
-	for _, m := range r.cells[[2]int{l, v}] {
+func (s *series) of(l, v int, f func(measurement) float64) float64 {
+	var all []float64
+	for _, m := range s.cells[l][v] {
 		all = append(all, f(m))
 	}
 	return median(all)
 }
 
-func cpuOf(m measurement) time.Duration { return m.CPU }
-func rateOf(m measurement) float64      { return float64(m.Calls) / m.Elapsed.Seconds() }
-
 // ratio returns the median over rounds of a's figure over b's of the same round: what drifts from round to round cancels.
-func (r *report) ratio(l, a, b int, f func(measurement) float64) float64 {
-	x, y := r.cells[[2]int{l, a}], r.cells[[2]int{l, b}]
+func (s *series) ratio(l, a, b int, f func(measurement) float64) float64 {
+	x, y := s.cells[l][a], s.cells[l][b]
 	var all []float64
 	for i := range x {
 		all = append(all, f(x[i])/f(y[i]))
@@ -69,69 +50,165 @@ func (r *report) ratio(l, a, b int, f func(measurement) float64) float64 {
 	return median(all)
 }
 
-func (r *report) find(name string) int {
-	return slices.IndexFunc(r.variants, func(v variant) bool { return v.Name == name })
+// find returns the index of a variant, -1 if there is none of that name.
+func (s *series) find(name string) int {
+	return slices.IndexFunc(s.variants, func(v variant) bool { return v.Name == name })
 }
 
+// What is read of a measurement. Times are in µs.
+func cpuOf(m measurement) float64  { return float64(m.CPU) / 1e3 }
+func rateOf(m measurement) float64 { return float64(m.Calls) / m.Elapsed.Seconds() }
+func busyOf(m measurement) float64 { return m.Busy }
+func latencyOf(p float64) func(measurement) float64 {
+	return func(m measurement) float64 { return float64(m.Latency.quantile(p).Microseconds()) }
+}
+
+// latencyText shows µs as it is easy to read.
+func latencyText(us float64) string {
+	if us < 1000 {
+		return fmt.Sprintf("%.0f µs", us)
+	}
+	return fmt.Sprintf("%.2f ms", us/1000)
+}
+
+const megabyte = 1e6
+
+// markdown is the whole report.
 func (r *report) markdown() string {
-	var b bytes.Buffer
+	var b strings.Builder
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format, a...) }
-	p("# What the filter costs\n\n")
-	p("Written by `make bench`; do not edit. %s, %s.\n\n", time.Now().UTC().Format("2006-01-02"), machine())
-	p("%s. Dubbo calls with an argument of 1 KB through one Envoy worker; client and server share another processor.\n", version(r.options.envoy))
-	p("Each figure is the median of %d rounds of %s, variants interleaved within a round; ratios are medians of the ratios within a round.\n", r.options.rounds, r.options.duration)
-	bare := r.find("tcp_proxy")
-	for li, l := range r.loads {
-		p("\n## %d connections, %d calls in flight on each\n\n", l.Conns, l.InFlight)
-		p("| Through | Envoy CPU/call | × bare | calls/s | × bare | p50 | p99 | p99.9 |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
-		for vi, v := range r.variants {
-			cpu, rate := "", ""
-			if bare >= 0 {
-				cpu = fmt.Sprintf("%.2f", r.ratio(li, vi, bare, func(m measurement) float64 { return float64(m.CPU) }))
-				rate = fmt.Sprintf("%.2f", r.ratio(li, vi, bare, rateOf))
-			}
-			q := func(x float64) string {
-				return of(r, li, vi, func(m measurement) time.Duration { return m.Latency.quantile(x) }).String()
-			}
-			p("| %s | %.2f µs | %s | %.0f | %s | %s | %s | %s |\n", v.Name, float64(of(r, li, vi, cpuOf))/1e3, cpu, of(r, li, vi, rateOf), rate, q(.5), q(.99), q(.999))
-		}
-	}
-	p("\n## Start-up and memory\n\nWasm module: %.2f MB. Start-up is from the start of the process to its first accepted connection, on one processor.\n\n", float64(r.wasmBytes)/1e6)
-	p("| Envoy with | start | RSS, idle | RSS, after all loads |\n|---|---:|---:|---:|\n")
-	for vi, v := range r.variants {
-		p("| %s | %.2f s | %.0f MB | %.0f MB |\n", v.Name, median(r.starts[vi]).Seconds(), float64(median(r.idleRSS[vi]))/1e6, float64(r.busyRSS[vi])/1e6)
-	}
+	p("# What the filter costs\n\nWritten by `make bench`; do not edit.\n\n")
+	p("- %s, by `%s`\n- %s\n- %s, one worker, with a processor to itself where there are two; client and server share the others\n",
+		r.at.Format("2006-01-02"), r.command, r.machine, r.envoy)
+	p("- isthmus.wasm: %.2f MB (an empty Go module: %.2f MB)\n\n", float64(r.wasmBytes)/megabyte, float64(r.emptyBytes)/megabyte)
+	p("Calls carry an argument of 1 KB. Each figure is the median of %s of %s; the variants of a table take turns within a round, and a ratio is the\n"+
+		"median of the ratios within a round. CPU is the processor time of all threads of Envoy, kernel included; busy is the part of a\n"+
+		"processor that Envoy took. Where it is well below 100 %%, client and server were the bottleneck, and calls/s says little about\n"+
+		"Envoy: then calls/s per core, the reverse of CPU per call, is what a worker could do. An Envoy that is busier finds more calls at\n"+
+		"once in its socket, which makes each cheaper: compare within a table.\n", plural(r.plan.rounds, "round"), r.plan.duration)
 	r.targets(p)
+	for _, s := range r.plan.series {
+		s.tables(p)
+	}
+	r.startups(p)
 	return b.String()
 }
 
-// targets holds the headline load against what the project promises.
-func (r *report) targets(p func(string, ...any)) {
-	bare, none, hundred, native := r.find("tcp_proxy"), r.find("isthmus"), r.find("isthmus, 100 rules"), r.find("dubbo_proxy")
-	if min(bare, none, hundred, native) < 0 {
-		return
+// tables writes one table for each load.
+func (s *series) tables(p func(string, ...any)) {
+	p("\n## %s\n", s.title)
+	if s.text != "" {
+		p("\n%s\n", s.text)
 	}
-	p("\n## Targets\n\nAt the first load above.\n\n| Target | measured | met |\n|---|---:|---|\n")
-	row := func(what string, got, limit float64, atMost bool, unit string) {
-		met := "yes"
-		if atMost && got > limit || !atMost && got < limit {
-			met = "**no**"
+	bare := s.find(nameBare)
+	for l, load := range s.loads {
+		p("\n### %s, %s\n\n", s.title, load)
+		p("| Through | CPU/call | × bare | calls/s per core | calls/s | × bare | p50 | p99 | p99.9 | busy |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+		for v, variant := range s.variants {
+			cpu, rate := "", ""
+			if bare >= 0 {
+				cpu, rate = fmt.Sprintf("%.2f", s.ratio(l, v, bare, cpuOf)), fmt.Sprintf("%.2f", s.ratio(l, v, bare, rateOf))
+			}
+			p("| %s | %.2f µs | %s | %.0f | %.0f | %s | %s | %s | %s | %.0f %% |\n", variant.Name, s.of(l, v, cpuOf), cpu, 1e6/s.of(l, v, cpuOf),
+				s.of(l, v, rateOf), rate, latencyText(s.of(l, v, latencyOf(.5))), latencyText(s.of(l, v, latencyOf(.99))),
+				latencyText(s.of(l, v, latencyOf(.999))), 100*s.of(l, v, busyOf))
 		}
-		p("| %s | %.2f%s | %s |\n", what, got, unit, met)
+		for _, row := range s.rows {
+			p("%s\n", row)
+		}
 	}
-	cpu := func(m measurement) float64 { return float64(m.CPU) }
-	row("CPU per call, metrics only ≤ 1.25 × bare", r.ratio(0, none, bare, cpu), 1.25, true, " ×")
-	row("CPU per call, metrics only ≤ 1/3 of dubbo_proxy", r.ratio(0, none, native, cpu), 1.0/3, true, " ×")
-	row("CPU per call, 100 rules ≤ 1.5 × bare", r.ratio(0, hundred, bare, cpu), 1.5, true, " ×")
-	row("throughput, metrics only ≥ 0.95 of bare", r.ratio(0, none, bare, rateOf), 0.95, false, " ×")
-	row("throughput, 100 rules ≥ 0.85 of bare", r.ratio(0, hundred, bare, rateOf), 0.85, false, " ×")
-	row("start-up above bare ≤ 1.8 s", (median(r.starts[none]) - median(r.starts[bare])).Seconds(), 1.8, true, " s")
-	row("memory above bare, idle ≤ 90 MB", float64(median(r.idleRSS[none])-median(r.idleRSS[bare]))/1e6, 90, true, " MB")
 }
 
-// machine describes what this ran on, without naming it.
-func machine() string {
+// startup finds a row of the plan, nil if there is none.
+func (r *report) startup(name string, workers int) *startup {
+	for _, s := range r.plan.startups {
+		if s.Name == name && s.workers == workers {
+			return s
+		}
+	}
+	return nil
+}
+
+// startups writes the table of start-up time and memory.
+func (r *report) startups(p func(string, ...any)) {
+	p("\n## Start-up and memory\n\nStart-up is from the start of the process to its first accepted connection, all threads on one processor. Memory is resident.\n\n")
+	p("| Envoy with | start-up | memory, idle | a further worker | after the Dubbo loads |\n|---|---:|---:|---:|---:|\n")
+	for _, s := range r.plan.startups {
+		if s.workers != 1 {
+			continue
+		}
+		further, loaded := "", ""
+		if many := r.startup(s.Name, manyWorkers); many != nil {
+			further = fmt.Sprintf("%.1f MB", perWorker(s, many)/megabyte)
+		}
+		for _, series := range r.plan.series {
+			if v := series.find(s.Name); v >= 0 && series.title == "Dubbo" {
+				loaded = fmt.Sprintf("%.0f MB", float64(series.loaded[v])/megabyte)
+			}
+		}
+		p("| %s | %.2f s | %.0f MB | %s | %s |\n", s.Name, median(s.ready).Seconds(), float64(median(s.rss))/megabyte, further, loaded)
+	}
+}
+
+// perWorker is how many bytes each worker after the first takes.
+func perWorker(one, many *startup) float64 {
+	return float64(median(many.rss)-median(one.rss)) / float64(many.workers-one.workers)
+}
+
+// A target is a promise and what became of it.
+type target struct {
+	what    string
+	got     float64
+	limit   float64
+	atLeast bool // the limit is a lower one
+	unit    string
+}
+
+func (t target) met() bool {
+	if t.atLeast {
+		return t.got >= t.limit
+	}
+	return t.got <= t.limit
+}
+
+// targets holds the headline load of the Dubbo series against what the project promises.
+func (r *report) targets(p func(string, ...any)) {
+	var ts []target
+	if s := r.plan.series[0]; s.find(nameBare) >= 0 && s.title == "Dubbo" {
+		bare := s.find(nameBare)
+		if none := s.find(nameFilter); none >= 0 {
+			ts = append(ts, target{"CPU per call, metrics only ≤ 1.25 × bare", s.ratio(0, none, bare, cpuOf), 1.25, false, " ×"})
+			if native := s.find(nameDubbo); native >= 0 {
+				ts = append(ts, target{"CPU per call, metrics only ≤ 1/3 of dubbo_proxy", s.ratio(0, none, native, cpuOf), 1.0 / 3, false, " ×"})
+			}
+			ts = append(ts, target{"throughput, metrics only ≥ 0.95 of bare", s.ratio(0, none, bare, rateOf), 0.95, true, " ×"})
+		}
+		if hundred := s.find(nameHundred); hundred >= 0 {
+			ts = append(ts, target{"CPU per call, 100 rules ≤ 1.5 × bare", s.ratio(0, hundred, bare, cpuOf), 1.5, false, " ×"},
+				target{"throughput, 100 rules ≥ 0.85 of bare", s.ratio(0, hundred, bare, rateOf), 0.85, true, " ×"})
+		}
+	}
+	if bare, none := r.startup(nameBare, 1), r.startup(nameFilter, 1); bare != nil && none != nil {
+		ts = append(ts, target{"start-up above bare ≤ 1.8 s", (median(none.ready) - median(bare.ready)).Seconds(), 1.8, false, " s"},
+			target{"memory above bare, idle ≤ 90 MB", float64(median(none.rss)-median(bare.rss)) / megabyte, 90, false, " MB"})
+	}
+	if len(ts) == 0 {
+		return
+	}
+	p("\n## Targets\n\nDubbo, %s.\n\n| Target | measured | met |\n|---|---:|---|\n", headline)
+	for _, t := range ts {
+		met := "yes"
+		if !t.met() {
+			met = "**no**"
+		}
+		p("| %s | %.2f%s | %s |\n", t.what, t.got, t.unit, met)
+	}
+}
+
+// describeMachine describes what this runs on, without naming it.
+func describeMachine() string {
 	model := runtime.GOARCH
+	cpus := runtime.NumCPU()
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
 			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
@@ -140,29 +217,30 @@ func machine() string {
 			}
 		}
 	}
-	cpus := 0
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		cpus = strings.Count(string(b), "processor\t:")
+	text := fmt.Sprintf("%d × %s", cpus, model)
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil {
+		text += fmt.Sprintf(", %.0f GB", float64(info.Totalram)*float64(info.Unit)/1e9)
 	}
-	load := ""
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		release, _, _ := strings.Cut(strings.TrimSpace(string(b)), "-")
+		text += ", Linux " + release
+	}
 	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
 		if f := strings.Fields(string(b)); len(f) > 0 {
-			load = ", load average " + f[0]
+			text += "; load average when it began: " + f[0]
 		}
 	}
-	return fmt.Sprintf("%d × %s%s", cpus, model, load)
+	return text
 }
 
-// version asks an Envoy binary for its version line.
-func version(binary string) string {
-	out, err := exec.Command(binary, "--version").Output()
-	if err != nil {
-		return "Envoy of unknown version"
+var versionField = regexp.MustCompile(`/(\d+\.\d+\.\d+)/`)
+
+// envoyVersion asks an Envoy binary for its version.
+func envoyVersion(ctx context.Context, binary string) string {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if m := versionField.FindSubmatch(out); err == nil && m != nil {
+		return "Envoy " + string(m[1])
 	}
-	for _, f := range strings.Split(string(out), "/") {
-		if strings.Count(f, ".") == 2 {
-			return "Envoy " + f
-		}
-	}
-	return strings.TrimSpace(string(out))
+	return "Envoy of unknown version"
 }

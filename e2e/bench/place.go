@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+)
+
+// A place is where it all runs: the programs, a scratch folder, the processors.
+type place struct {
+	envoy   string
+	modules map[module]string
+	dir     string
+	cpu     int         // that Envoy has to itself; -1: there is only one, which all share
+	rest    unix.CPUSet // for the client and the server
+	all     unix.CPUSet // that this process was given
+}
+
+// newPlace obtains the programs that o does not name. close removes what it made.
+func newPlace(ctx context.Context, o options, progress peer.Progress) (*place, error) {
+	var need []peer.Peer
+	if o.envoy == "" {
+		need = append(need, peer.Envoy)
+	}
+	if o.wasm == "" {
+		need = append(need, peer.Filter)
+	}
+	set, err := peer.Obtain(ctx, progress, need...)
+	if err != nil {
+		return nil, err
+	}
+	if o.envoy == "" {
+		o.envoy = set[peer.Envoy].Path
+	}
+	if o.wasm == "" {
+		o.wasm = set[peer.Filter].Path
+	}
+	root, err := peer.Root()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "isthmus-bench-")
+	if err != nil {
+		return nil, err
+	}
+	p := &place{envoy: o.envoy, dir: dir, cpu: -1, modules: map[module]string{filterModule: o.wasm, emptyModule: filepath.Join(dir, string(emptyModule))}}
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+		"-o", p.modules[emptyModule], "./e2e/bench/empty")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.close()
+		return nil, fmt.Errorf("bench: build the empty module: %w\n%s", err, out)
+	}
+	if err := unix.SchedGetaffinity(0, &p.all); err != nil {
+		p.close()
+		return nil, fmt.Errorf("bench: which processors are ours: %w", err)
+	}
+	if p.all.Count() >= 2 {
+		p.rest = p.all
+		for p.cpu = 0; !p.all.IsSet(p.cpu); p.cpu++ {
+		}
+		p.rest.Clear(p.cpu)
+	}
+	return p, nil
+}
+
+func (p *place) close() { os.RemoveAll(p.dir) }
+
+// pin leaves the first processor to Envoy: from here on, until the returned function is called, this process runs on the others.
+func (p *place) pin() (unpin func(), err error) {
+	if p.cpu < 0 {
+		return func() {}, nil
+	}
+	if err := pinThreads(&p.rest); err != nil {
+		return nil, err
+	}
+	before := runtime.GOMAXPROCS(p.rest.Count())
+	return func() {
+		runtime.GOMAXPROCS(before)
+		_ = pinThreads(&p.all)
+	}, nil
+}
+
+// pinThreads binds all threads of this process. A new thread inherits from the one that makes it, so when a look at all of them
+// finds none that is not bound, none is.
+func pinThreads(set *unix.CPUSet) error {
+	for range 100 {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return fmt.Errorf("bench: bind to processors: %w", err)
+		}
+		again := false
+		for _, t := range tasks {
+			tid, err := strconv.Atoi(t.Name())
+			if err != nil {
+				continue
+			}
+			var has unix.CPUSet
+			if err := unix.SchedGetaffinity(tid, &has); err == nil && has == *set {
+				continue
+			}
+			if err := unix.SchedSetaffinity(tid, set); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("bench: bind to processors: %w", err)
+			}
+			again = true
+		}
+		if !again {
+			return nil
+		}
+	}
+	return errors.New("bench: threads keep appearing that are not bound to a processor")
+}
+
+// onEnvoyCPU runs start, which forks, with the calling thread bound to Envoy's processor, so that the child inherits it.
+func (p *place) onEnvoyCPU(start func() error) error {
+	if p.cpu < 0 {
+		return start()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return err
+	}
+	set.Set(p.cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return err
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
+	return start()
+}
