@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"syscall"
 	"text/template"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
@@ -111,7 +115,7 @@ var chains = template.Must(template.New("").Parse(`
 type envoy struct {
 	cmd   *exec.Cmd
 	port  int           // of its listener
-	ready time.Duration // from start to the first accepted connection
+	ready time.Duration // from start until all workers serve
 	done  chan struct{}
 }
 
@@ -125,8 +129,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// startEnvoy runs an Envoy with v in front of the port upstream, on the processor p.cpu, and waits until it serves.
-func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int) (*envoy, error) {
+// startEnvoy runs an Envoy with v in front of the port upstream, on the processors cpus, and waits until it serves.
+func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int, cpus unix.CPUSet) (*envoy, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -163,18 +167,13 @@ func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	e := &envoy{cmd: cmd, port: port, done: make(chan struct{})}
 	begin := time.Now()
-	if err := p.onEnvoyCPU(cmd.Start); err != nil {
+	if err := on(cpus, cmd.Start); err != nil {
 		return nil, fmt.Errorf("bench: start envoy: %w", err)
 	}
 	go func() { _ = cmd.Wait(); close(e.done) }()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		c, err := net.Dial("tcp", e.address())
-		if err == nil {
-			c.Close()
-			break
-		}
+	for !workersStarted(ctx, admin) {
 		select {
 		case <-e.done:
 			tail, _ := os.ReadFile(log.Name())
@@ -187,6 +186,21 @@ func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int
 	}
 	e.ready = time.Since(begin)
 	return e, nil
+}
+
+// workersStarted asks Envoy's admin page whether all of its workers run. A listener's port takes connections before that.
+func workersStarted(ctx context.Context, admin int) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/stats?filter=^listener_manager.workers_started$", admin), nil)
+	if err != nil {
+		panic(err) // the URL is ours
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false // not there yet
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+	return err == nil && strings.HasSuffix(strings.TrimSpace(string(b)), ": 1")
 }
 
 func (e *envoy) address() string { return fmt.Sprintf("127.0.0.1:%d", e.port) }

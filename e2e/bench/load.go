@@ -29,6 +29,14 @@ func (l load) String() string {
 	return fmt.Sprintf("%d connections, %d calls in flight on each", l.Conns, l.InFlight)
 }
 
+// turn is how many calls are in flight, at least one.
+func (l load) turn() int64 {
+	if l.Rate > 0 {
+		return 1
+	}
+	return int64(l.Conns) * int64(l.InFlight)
+}
+
 // A sample is what one run of a load saw.
 type sample struct {
 	Calls   int64         // answered with a value, within the run
@@ -77,7 +85,12 @@ func serve(ln net.Listener, p rpc) {
 // maxFrame is the longest frame that either side takes, in bytes.
 const maxFrame = 1 << 20
 
-// run calls addr for d after a warm-up, and reports what came back within d.
+// connected bounds how long it may take until each connection has had its first answer: by far more than it should, also on
+// a machine that is busy with other things.
+const connected = time.Minute
+
+// run calls addr for d, after each connection has had an answer and then a warm-up, and reports what came back within. Where many
+// calls are in flight they come back in waves: then it is several times d, until as many came back as are in flight.
 //
 // begin and end are called as the measured time starts and ends.
 func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration, begin, end func()) (*sample, error) {
@@ -99,9 +112,10 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 	var counting atomic.Bool
 	var wg sync.WaitGroup
 	errs := make(chan error, 2*l.Conns)
+	first := make(chan struct{}, l.Conns)
 	stop := make(chan struct{})
 	for i, c := range conns {
-		wg.Go(func() { errs <- c.read(&counting, l.Rate == 0) })
+		wg.Go(func() { errs <- c.read(&counting, first, l.Rate == 0) })
 		if l.Rate > 0 {
 			wg.Go(func() {
 				errs <- c.pace(time.Duration(l.Conns)*time.Second/time.Duration(l.Rate), time.Duration(i)*time.Second/time.Duration(l.Rate), stop)
@@ -110,12 +124,18 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 		}
 		wg.Go(func() { errs <- c.fill() })
 	}
-	wait := func(d time.Duration) error {
+	// wait waits for d, or until n connections have had their first answer.
+	wait := func(d time.Duration, n int) error {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
-		for {
+		for got := 0; n == 0 || got < n; {
 			select {
+			case <-first:
+				got++
 			case <-timer.C:
+				if n > 0 {
+					return fmt.Errorf("bench: only %d of %d connections had an answer within %s", got, n, d)
+				}
 				return nil
 			case err := <-errs:
 				if err != nil {
@@ -125,14 +145,21 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 				return ctx.Err()
 			}
 		}
+		return nil
 	}
-	err := wait(warm)
+	err := wait(connected, l.Conns)
+	if err == nil {
+		err = wait(warm, 0)
+	}
 	var elapsed time.Duration
 	if err == nil {
 		begin()
 		start := time.Now()
 		counting.Store(true)
-		err = wait(d)
+		err = wait(d, 0)
+		for err == nil && answered(conns) < l.turn() && time.Since(start) < connected {
+			err = wait(d, 0)
+		}
 		counting.Store(false)
 		elapsed = time.Since(start)
 		end()
@@ -147,11 +174,20 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 	}
 	s := &sample{Elapsed: elapsed}
 	for _, c := range conns {
-		s.Calls += c.calls
-		s.Errors += c.errors
+		s.Calls += c.calls.Load()
+		s.Errors += c.errors.Load()
 		s.Latency.merge(&c.latency)
 	}
 	return s, nil
+}
+
+// answered is how many calls came back in the measured time so far.
+func answered(conns []*caller) int64 {
+	var n int64
+	for _, c := range conns {
+		n += c.calls.Load() + c.errors.Load()
+	}
+	return n
 }
 
 // A caller is one connection. An id's slot is id mod the number of slots, so at most that many calls are in flight.
@@ -162,8 +198,8 @@ type caller struct {
 	frame   []byte
 	started []atomic.Int64 // of each slot, on the clock of now
 	latency latencies
-	calls   int64
-	errors  int64
+	calls   atomic.Int64
+	errors  atomic.Int64
 }
 
 var epoch = time.Now()
@@ -214,10 +250,10 @@ func (c *caller) pace(interval, delay time.Duration, stop <-chan struct{}) error
 	}
 }
 
-// read takes the answers. If again, it sends the slot's next call for each.
-func (c *caller) read(counting *atomic.Bool, again bool) error {
+// read takes the answers, and tells of the first one. If again, it sends the slot's next call for each.
+func (c *caller) read(counting *atomic.Bool, first chan<- struct{}, again bool) error {
 	r := bufio.NewReaderSize(c.conn, 64<<10)
-	for {
+	for answers := 0; ; answers++ {
 		h, err := r.Peek(c.p.responseHeader)
 		if err != nil {
 			return closedIsNil(err)
@@ -234,12 +270,15 @@ func (c *caller) read(counting *atomic.Bool, again bool) error {
 		if sent == 0 {
 			return fmt.Errorf("bench: an answer to call %d, which is not in flight", id)
 		}
+		if answers == 0 {
+			first <- struct{}{}
+		}
 		if counting.Load() {
 			if ok {
-				c.calls++
+				c.calls.Add(1)
 				c.latency.add(time.Duration(at - sent))
 			} else {
-				c.errors++
+				c.errors.Add(1)
 			}
 		}
 		if again {

@@ -4,8 +4,8 @@
 //
 // Usage: go run ./e2e/bench [-quick] [-rounds N] [-duration D] [-only VARIANTS] [-out FILE] [-envoy FILE] [-wasm FILE]
 //
-// Envoy has one worker and, where the machine has two processors, one of them to itself; client and server share the
-// others. The processor time is that of Envoy's threads, to the nanosecond, so it does not depend on who else waits.
+// Envoy has one worker, and shares one processor with client and server or, in some tables, has it to itself. Its processor time is that
+// of its threads, to the nanosecond, so it does not depend on who else waits.
 //
 // The exit code is 0 if all was measured, whether or not the targets are met; 1 if a variant did not serve every call; 2 if
 // something is missing or an option is wrong.

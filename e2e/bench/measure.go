@@ -50,11 +50,11 @@ func (c chain) rss() (int64, error) {
 	return sum, nil
 }
 
-// startChain starts hops Envoys with v in front of the port upstream.
+// startChain starts hops Envoys with v in front of the port upstream, all on one processor.
 func (p *place) startChain(ctx context.Context, v variant, hops, upstream int) (chain, error) {
 	c := make(chain, hops)
 	for i := hops - 1; i >= 0; i-- {
-		e, err := p.startEnvoy(ctx, v, upstream, 1)
+		e, err := p.startEnvoy(ctx, v, upstream, 1, p.first)
 		if err != nil {
 			c[i+1:].stop()
 			return nil, err
@@ -67,11 +67,7 @@ func (p *place) startChain(ctx context.Context, v variant, hops, upstream int) (
 // measureAll does what the plan says. The rounds of a load go over all its variants, so that a machine whose speed drifts
 // treats all alike.
 func (p *place) measureAll(ctx context.Context, plan *plan, s *screen) error {
-	unpin, err := p.pin()
-	if err != nil {
-		return err
-	}
-	defer unpin()
+	defer func() { _ = bind(p.all) }()
 	for round := range plan.starts {
 		for i, up := range plan.startups {
 			s.status("start-up %d of %d: %s, %s", round*len(plan.startups)+i+1, plan.starts*len(plan.startups), up.Name, plural(up.workers, "worker"))
@@ -100,21 +96,32 @@ func (p *place) measureStart(ctx context.Context, up *startup) error {
 	if err != nil {
 		return err
 	}
-	e, err := p.startEnvoy(ctx, up.variant, upstream, up.workers)
+	e, err := p.startEnvoy(ctx, up.variant, upstream, up.workers, p.all)
 	if err != nil {
 		return err
 	}
 	defer e.stop()
+	cpu, err := e.cpuTime()
+	if err != nil {
+		return err
+	}
 	rss, err := e.rss()
 	if err != nil {
 		return err
 	}
-	up.ready, up.rss = append(up.ready, e.ready), append(up.rss, rss)
+	up.ready, up.cpu, up.rss = append(up.ready, e.ready), append(up.cpu, cpu), append(up.rss, rss)
 	return nil
 }
 
 // measureSeries does all of one series. before and after are called around what they name.
 func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before func(what string), after func(load)) error {
+	cpus := p.first
+	if r.apart {
+		cpus = p.rest
+	}
+	if err := bind(cpus); err != nil {
+		return err
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)

@@ -20,9 +20,9 @@ type place struct {
 	envoy   string
 	modules map[module]string
 	dir     string
-	cpu     int         // that Envoy has to itself; -1: there is only one, which all share
-	rest    unix.CPUSet // for the client and the server
-	all     unix.CPUSet // that this process was given
+	all     unix.CPUSet // the processors that this process was given
+	first   unix.CPUSet // one of them, where Envoy runs under load
+	rest    unix.CPUSet // the others; the same one if there is only one
 }
 
 // newPlace obtains the programs that o does not name. close removes what it made.
@@ -52,7 +52,7 @@ func newPlace(ctx context.Context, o options, progress peer.Progress) (*place, e
 	if err != nil {
 		return nil, err
 	}
-	p := &place{envoy: o.envoy, dir: dir, cpu: -1, modules: map[module]string{filterModule: o.wasm, emptyModule: filepath.Join(dir, string(emptyModule))}}
+	p := &place{envoy: o.envoy, dir: dir, modules: map[module]string{filterModule: o.wasm, emptyModule: filepath.Join(dir, string(emptyModule))}}
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
 		"-o", p.modules[emptyModule], "./e2e/bench/empty")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
@@ -64,30 +64,26 @@ func newPlace(ctx context.Context, o options, progress peer.Progress) (*place, e
 		p.close()
 		return nil, fmt.Errorf("bench: which processors are ours: %w", err)
 	}
-	if p.all.Count() >= 2 {
-		p.rest = p.all
-		for p.cpu = 0; !p.all.IsSet(p.cpu); p.cpu++ {
-		}
-		p.rest.Clear(p.cpu)
+	cpu := 0
+	for !p.all.IsSet(cpu) {
+		cpu++
+	}
+	p.first.Set(cpu)
+	if p.rest = p.all; p.all.Count() > 1 {
+		p.rest.Clear(cpu)
 	}
 	return p, nil
 }
 
 func (p *place) close() { os.RemoveAll(p.dir) }
 
-// pin leaves the first processor to Envoy: from here on, until the returned function is called, this process runs on the others.
-func (p *place) pin() (unpin func(), err error) {
-	if p.cpu < 0 {
-		return func() {}, nil
+// bind has this process run on the processors in set from here on.
+func bind(set unix.CPUSet) error {
+	if err := pinThreads(&set); err != nil {
+		return err
 	}
-	if err := pinThreads(&p.rest); err != nil {
-		return nil, err
-	}
-	before := runtime.GOMAXPROCS(p.rest.Count())
-	return func() {
-		runtime.GOMAXPROCS(before)
-		_ = pinThreads(&p.all)
-	}, nil
+	runtime.GOMAXPROCS(set.Count())
+	return nil
 }
 
 // pinThreads binds all threads of this process. A new thread inherits from the one that makes it, so when a look at all of them
@@ -120,18 +116,14 @@ func pinThreads(set *unix.CPUSet) error {
 	return errors.New("bench: threads keep appearing that are not bound to a processor")
 }
 
-// onEnvoyCPU runs start, which forks, with the calling thread bound to Envoy's processor, so that the child inherits it.
-func (p *place) onEnvoyCPU(start func() error) error {
-	if p.cpu < 0 {
-		return start()
-	}
+// on runs start, which forks, with the calling thread bound to set, so that the child inherits it.
+func on(set unix.CPUSet, start func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var before, set unix.CPUSet
+	var before unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return err
 	}
-	set.Set(p.cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return err
 	}

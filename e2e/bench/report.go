@@ -78,14 +78,11 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format, a...) }
 	p("# What the filter costs\n\nWritten by `make bench`; do not edit.\n\n")
-	p("- %s, by `%s`\n- %s\n- %s, one worker, with a processor to itself where there are two; client and server share the others\n",
-		r.at.Format("2006-01-02"), r.command, r.machine, r.envoy)
+	p("- %s, by `%s`\n- %s\n- %s, one worker\n", r.at.Format("2006-01-02"), r.command, r.machine, r.envoy)
 	p("- isthmus.wasm: %.2f MB (an empty Go module: %.2f MB)\n\n", float64(r.wasmBytes)/megabyte, float64(r.emptyBytes)/megabyte)
 	p("Calls carry an argument of 1 KB. Each figure is the median of %s of %s; the variants of a table take turns within a round, and a ratio is the\n"+
-		"median of the ratios within a round. CPU is the processor time of all threads of Envoy, kernel included; busy is the part of a\n"+
-		"processor that Envoy took. Where it is well below 100 %%, client and server were the bottleneck, and calls/s says little about\n"+
-		"Envoy: then calls/s per core, the reverse of CPU per call, is what a worker could do. An Envoy that is busier finds more calls at\n"+
-		"once in its socket, which makes each cheaper: compare within a table.\n", plural(r.plan.rounds, "round"), r.plan.duration)
+		"median of the ratios within a round. CPU is the processor time of all threads of Envoy, kernel included; calls/s per core is its reverse, what a\n"+
+		"worker with a processor to itself could do. Busy is the part of a processor that Envoy took.\n", plural(r.plan.rounds, "round"), r.plan.duration)
 	r.targets(p)
 	for _, s := range r.plan.series {
 		s.tables(p)
@@ -131,8 +128,8 @@ func (r *report) startup(name string, workers int) *startup {
 
 // startups writes the table of start-up time and memory.
 func (r *report) startups(p func(string, ...any)) {
-	p("\n## Start-up and memory\n\nStart-up is from the start of the process to its first accepted connection, all threads on one processor. Memory is resident.\n\n")
-	p("| Envoy with | start-up | memory, idle | a further worker | after the Dubbo loads |\n|---|---:|---:|---:|---:|\n")
+	p("\n## Start-up and memory\n\nStart-up is from the start of the process until all its workers run, on all processors; CPU is what it took of them. Memory is resident.\n\n")
+	p("| Envoy with | start-up | CPU | memory, idle | a further worker | after the Dubbo loads |\n|---|---:|---:|---:|---:|---:|\n")
 	for _, s := range r.plan.startups {
 		if s.workers != 1 {
 			continue
@@ -142,11 +139,11 @@ func (r *report) startups(p func(string, ...any)) {
 			further = fmt.Sprintf("%.1f MB", perWorker(s, many)/megabyte)
 		}
 		for _, series := range r.plan.series {
-			if v := series.find(s.Name); v >= 0 && series.title == "Dubbo" {
+			if v := series.find(s.Name); v >= 0 && series.title == titleDubbo {
 				loaded = fmt.Sprintf("%.0f MB", float64(series.loaded[v])/megabyte)
 			}
 		}
-		p("| %s | %.2f s | %.0f MB | %s | %s |\n", s.Name, median(s.ready).Seconds(), float64(median(s.rss))/megabyte, further, loaded)
+		p("| %s | %.2f s | %.2f s | %.0f MB | %s | %s |\n", s.Name, median(s.ready).Seconds(), median(s.cpu).Seconds(), float64(median(s.rss))/megabyte, further, loaded)
 	}
 }
 
@@ -174,7 +171,7 @@ func (t target) met() bool {
 // targets holds the headline load of the Dubbo series against what the project promises.
 func (r *report) targets(p func(string, ...any)) {
 	var ts []target
-	if s := r.plan.series[0]; s.find(nameBare) >= 0 && s.title == "Dubbo" {
+	if s := r.plan.series[0]; s.title == titleDubbo && s.find(nameBare) >= 0 {
 		bare := s.find(nameBare)
 		if none := s.find(nameFilter); none >= 0 {
 			ts = append(ts, target{"CPU per call, metrics only ≤ 1.25 × bare", s.ratio(0, none, bare, cpuOf), 1.25, false, " ×"})
@@ -195,7 +192,7 @@ func (r *report) targets(p func(string, ...any)) {
 	if len(ts) == 0 {
 		return
 	}
-	p("\n## Targets\n\nDubbo, %s.\n\n| Target | measured | met |\n|---|---:|---|\n", headline)
+	p("\n## Targets\n\nThroughput and CPU per call are those of %s, %s.\n\n| Target | measured | met |\n|---|---:|---|\n", titleDubbo, headline)
 	for _, t := range ts {
 		met := "yes"
 		if !t.met() {
