@@ -40,7 +40,8 @@ step = @printf '\n== %s  [%s]\n' '$(1)' "$$(date +%H:%M:%S)"
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  DEMO_ARGS=--once    run the demo once and check each step; BENCH_ARGS likewise'
+	@echo '  DEMO_ARGS=--once    run the demo once and check each step'
+	@echo '  BENCH_ARGS=-quick   a benchmark of two minutes, which only prints'
 	@echo '  FUZZTIME=10m        time for each fuzz target'
 	@echo '  ISTHMUS_CACHE=DIR   built peers and binaries (default ~/.cache/isthmus)'
 
@@ -57,7 +58,7 @@ test: static unit docs generated e2e ## all that CI checks: check, unit tests wi
 check: static unit-short doc-static ## the fast inner loop: format, vet, lint, architecture, size, short unit tests
 
 .PHONY: bench
-bench: ## the same load through bare Envoy, our filter and Envoy's own codecs; writes e2e/bench/RESULTS.md
+bench: ## what the filter costs, against bare Envoy and its own codecs; 10 minutes; writes e2e/bench/RESULTS.md
 	$(call need,$(NEED_BUILD) python3:python3-venv)
 	@go run ./e2e/bench $(BENCH_ARGS)
 

@@ -24,9 +24,9 @@ type load struct {
 
 func (l load) String() string {
 	if l.Rate > 0 {
-		return fmt.Sprintf("%d connections, %d calls/s in all", l.Conns, l.Rate)
+		return fmt.Sprintf("%s, %d calls/s in all", plural(l.Conns, "connection"), l.Rate)
 	}
-	return fmt.Sprintf("%d connections, %d calls in flight on each", l.Conns, l.InFlight)
+	return fmt.Sprintf("%s, %s in flight on each", plural(l.Conns, "connection"), plural(l.InFlight, "call"))
 }
 
 // turn is how many calls are in flight, at least one.

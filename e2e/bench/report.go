@@ -110,8 +110,8 @@ func (s *series) tables(p func(string, ...any)) {
 				s.of(l, v, rateOf), rate, latencyText(s.of(l, v, latencyOf(.5))), latencyText(s.of(l, v, latencyOf(.99))),
 				latencyText(s.of(l, v, latencyOf(.999))), 100*s.of(l, v, busyOf))
 		}
-		for _, row := range s.rows {
-			p("%s\n", row)
+		if l < len(s.published) {
+			p("%s\n", s.published[l])
 		}
 	}
 }
@@ -128,7 +128,7 @@ func (r *report) startup(name string, workers int) *startup {
 
 // startups writes the table of start-up time and memory.
 func (r *report) startups(p func(string, ...any)) {
-	p("\n## Start-up and memory\n\nStart-up is from the start of the process until all its workers run, on all processors; CPU is what it took of them. Memory is resident.\n\n")
+	p("\n## Start-up and memory\n\nStart-up is from the start of the process until all its workers run, on all processors; CPU is the processor time until then. Memory is resident.\nThe last column is that of one worker.\n\n")
 	p("| Envoy with | start-up | CPU | memory, idle | a further worker | after the Dubbo loads |\n|---|---:|---:|---:|---:|---:|\n")
 	for _, s := range r.plan.startups {
 		if s.workers != 1 {
