@@ -108,7 +108,7 @@ var chains = template.Must(template.New("").Parse(`
                   on_match:
                     action:
                       name: route
-                      typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.generic_proxy.action.v3.RouteAction, cluster: up}
+                      typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.generic_proxy.action.v3.RouteAction, cluster: up, timeout: 60s}
 {{end}}`))
 
 // An envoy is one running Envoy.

@@ -30,6 +30,8 @@ const (
 	benchVersion = "1.0.0"
 	benchMethod  = "sayHello"
 	benchCaller  = "demo-consumer"
+	// benchTimeout, in milliseconds, is by far more than a call takes: generic_proxy answers an error when it is over.
+	benchTimeout = "60000"
 )
 
 // hessianString encodes an ASCII string of at most 65535 bytes as hessian 2.0 does: short, medium (up to 1023), or one
@@ -58,7 +60,7 @@ var dubbo = rpc{
 		}
 		b = append(b, 'H')
 		for _, s := range []string{"path", benchService, "remote.application", benchCaller, "interface", benchService,
-			"version", benchVersion, "timeout", "1000"} {
+			"version", benchVersion, "timeout", benchTimeout} {
 			b = append(b, hessianString(s)...)
 		}
 		b = append(b, 'Z')
