@@ -28,7 +28,12 @@ type variant struct {
 	Filter string // template name of the network filters in front of the cluster
 	Module module // that a Wasm filter runs
 	Plugin string // plugin configuration of the Wasm filter, JSON
+	// MaxInFlight is how many calls in flight it can bear; with loads of more it is not measured. 0: any number.
+	MaxInFlight int64
 }
+
+// bears tells whether v can be measured with l.
+func (v variant) bears(l load) bool { return v.MaxInFlight == 0 || l.turn() <= v.MaxInFlight }
 
 // A module names a Wasm module.
 type module string

@@ -145,6 +145,9 @@ func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before
 		r.cells[li] = make([][]measurement, len(r.variants))
 		for range plan.rounds {
 			for vi, v := range r.variants {
+				if !v.bears(l) {
+					continue
+				}
 				before(l.String() + ", " + v.Name)
 				m, err := measure(ctx, chains[vi], r.rpc, l, plan.duration/5, plan.duration)
 				if err != nil {

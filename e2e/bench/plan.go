@@ -115,7 +115,9 @@ func newPlan(o options) (*plan, error) {
 		one     = filtered(nameOne, 1)
 		hundred = filtered(nameHundred, 100)
 		empty   = variant{Name: nameEmpty, Filter: "wasm", Module: emptyModule}
-		native  = []variant{bare, none, one, hundred, {Name: nameDubbo, Filter: "dubbo_proxy"}, {Name: nameGeneric, Filter: "generic_proxy"}}
+		native  = []variant{bare, none, one, hundred,
+			// They open a connection to the server for each call in flight.
+			{Name: nameDubbo, Filter: "dubbo_proxy", MaxInFlight: 1024}, {Name: nameGeneric, Filter: "generic_proxy", MaxInFlight: 1024}}
 	)
 	p := &plan{rounds: o.rounds, duration: o.duration, starts: min(o.rounds, 3),
 		series: []*series{
@@ -164,7 +166,13 @@ func (p *plan) restrict(names []string) error {
 func (p *plan) measurements() int {
 	n := 0
 	for _, s := range p.series {
-		n += len(s.loads) * len(s.variants) * p.rounds
+		for _, l := range s.loads {
+			for _, v := range s.variants {
+				if v.bears(l) {
+					n += p.rounds
+				}
+			}
+		}
 	}
 	return n
 }

@@ -102,6 +102,10 @@ func (s *series) tables(p func(string, ...any)) {
 		p("\n### %s, %s\n\n", s.title, load)
 		p("| Through | CPU/call | × bare | calls/s per core | calls/s | × bare | p50 | p99 | p99.9 | busy |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 		for v, variant := range s.variants {
+			if !variant.bears(load) {
+				p("| %s | not measured with more than %d calls in flight: it opens a connection to the server for each |  |  |  |  |  |  |  |  |\n", variant.Name, variant.MaxInFlight)
+				continue
+			}
 			cpu, rate := "", ""
 			if bare >= 0 {
 				cpu, rate = fmt.Sprintf("%.2f", s.ratio(l, v, bare, cpuOf)), fmt.Sprintf("%.2f", s.ratio(l, v, bare, rateOf))
