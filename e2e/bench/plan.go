@@ -82,8 +82,8 @@ const manyWorkers = 5
 func rules(n int) []config.Throttle {
 	var out []config.Throttle
 	for i := range n {
-		r := config.Throttle{Name: fmt.Sprintf("default/rule-%d", i), Threshold: 1_000_000_000,
-			Target: config.Target{Service: config.Match{Exact: fmt.Sprintf("org.example.Service%d", i)}}}
+		r := config.Throttle{Threshold: 1_000_000_000, Rule: config.Rule{Name: fmt.Sprintf("default/rule-%d", i),
+			Target: config.Target{Service: config.Match{Exact: fmt.Sprintf("org.example.Service%d", i)}}}}
 		if i < 3 {
 			r.Target.Service.Exact = benchService
 		}

@@ -75,7 +75,7 @@ func (m Match) MarshalJSON() ([]byte, error) {
 }
 
 // IsZero tells whether everything matches.
-func (m Match) IsZero() bool { return m == Match{} }
+func (m Match) IsZero() bool { return plugin.Match(m).IsZero() }
 
 // The bounds of a rule's numbers; they are the filter's.
 const (
@@ -123,18 +123,20 @@ func (s *ThrottleSpec) addTo(p *plugin.Plugin, name string) {
 		direction = ""
 	}
 	p.Throttle = append(p.Throttle, plugin.Throttle{
-		Name: name,
-		Target: plugin.Target{
-			Application: plugin.Match(s.Target.Application),
-			Direction:   direction,
-			Service:     plugin.Match(s.Target.Service),
-			Version:     plugin.Match(s.Target.Version),
-			Group:       plugin.Match(s.Target.Group),
-			Method:      plugin.Match(s.Target.Method),
-			Caller:      plugin.Match(s.Target.Caller),
+		Rule: plugin.Rule{
+			Name: name,
+			Target: plugin.Target{
+				Application: plugin.Match(s.Target.Application),
+				Direction:   direction,
+				Service:     plugin.Match(s.Target.Service),
+				Version:     plugin.Match(s.Target.Version),
+				Group:       plugin.Match(s.Target.Group),
+				Method:      plugin.Match(s.Target.Method),
+				Caller:      plugin.Match(s.Target.Caller),
+			},
+			Mode:     plugin.Mode(s.Mode),
+			Disabled: !s.enabled(),
 		},
-		Mode:           plugin.Mode(s.Mode),
-		Disabled:       !s.enabled(),
 		Threshold:      *s.Threshold,
 		IntervalMillis: uint32(s.Interval / time.Millisecond),
 		Burst:          s.Burst,

@@ -16,8 +16,12 @@ type Plugin struct {
 	Limits Limits `json:"limits,omitzero"`
 	// Metrics bound the number of time series.
 	Metrics Metrics `json:"metrics,omitzero"`
-	// Throttle holds the throttling rules.
-	Throttle []Throttle `json:"throttle,omitempty"`
+	// The rules, a list for each kind. A name is unique within its list.
+	Access         []Access         `json:"access,omitempty"`
+	FaultInjection []FaultInjection `json:"faultInjection,omitempty"`
+	Degrade        []Degrade        `json:"degrade,omitempty"`
+	CircuitBreaker []CircuitBreaker `json:"circuitBreaker,omitempty"`
+	Throttle       []Throttle       `json:"throttle,omitempty"`
 }
 
 // Action says what becomes of a connection whose bytes the filter cannot or will not read.
@@ -54,44 +58,4 @@ type Metrics struct {
 	MaxMethods  uint32 `json:"maxMethods,omitempty"`  // distinct methods over all services; default 1000
 	MaxCallers  uint32 `json:"maxCallers,omitempty"`  // distinct calling applications; default 100
 	MaxSeries   uint32 `json:"maxSeries,omitempty"`   // distinct combinations of all labels; default 2000
-}
-
-// Match selects strings. The zero value matches everything, also absent values. At most one field may be set.
-type Match struct {
-	Exact  string `json:"exact,omitempty"`
-	Prefix string `json:"prefix,omitempty"`
-}
-
-// Mode says whether a rule acts or only counts what it would have done.
-type Mode string
-
-// The modes. The zero value is ModeIntercept.
-const (
-	ModeIntercept Mode = "intercept"
-	ModeObserve   Mode = "observe"
-)
-
-// Target selects the calls that a rule is for. The zero value selects all calls.
-type Target struct {
-	Application Match  `json:"application,omitzero"` // of the workload that the filter runs in
-	Direction   string `json:"direction,omitempty"`  // "client", "server", or empty for both
-	Service     Match  `json:"service,omitzero"`     // interface name
-	Version     Match  `json:"version,omitzero"`
-	Group       Match  `json:"group,omitzero"`
-	Method      Match  `json:"method,omitzero"`
-	Caller      Match  `json:"caller,omitzero"` // calling application
-}
-
-// Throttle limits the rate of the calls that its target selects, together, by a token bucket.
-type Throttle struct {
-	Name     string `json:"name"` // of the rule: namespace/name; unique, it is a metric label
-	Target   Target `json:"target,omitzero"`
-	Mode     Mode   `json:"mode,omitempty"`
-	Disabled bool   `json:"disabled,omitempty"`
-	// Threshold is the number of calls admitted per interval. 0 admits none.
-	Threshold uint32 `json:"threshold"`
-	// IntervalMillis is the interval. Default 1000; 1 to 86400000.
-	IntervalMillis uint32 `json:"intervalMillis,omitempty"`
-	// Burst is how many calls may be admitted at once after a pause. Default Threshold (at least 1 where Threshold is not 0).
-	Burst uint32 `json:"burst,omitempty"`
 }

@@ -66,11 +66,16 @@ func (r *reader) plugin(p *Plugin) {
 			r.limits(&p.Limits)
 		case "metrics":
 			r.metrics(&p.Metrics)
+		case "access":
+			rules(r, &p.Access, r.access)
+		case "faultInjection":
+			rules(r, &p.FaultInjection, r.faultInjection)
+		case "degrade":
+			rules(r, &p.Degrade, r.degrade)
+		case "circuitBreaker":
+			rules(r, &p.CircuitBreaker, r.circuitBreaker)
 		case "throttle":
-			r.list(MaxRules, func() {
-				p.Throttle = append(p.Throttle, Throttle{})
-				r.throttle(&p.Throttle[len(p.Throttle)-1])
-			})
+			rules(r, &p.Throttle, r.throttle)
 		default:
 			return false
 		}
@@ -118,18 +123,152 @@ func (r *reader) metrics(m *Metrics) {
 	})
 }
 
+// rules reads a list of rules.
+func rules[T any](r *reader, list *[]T, rule func(*T)) {
+	r.list(MaxRules, func() {
+		var zero T
+		*list = append(*list, zero)
+		rule(&(*list)[len(*list)-1])
+	})
+}
+
+// need notes that a field is missing that has no default.
+func (r *reader) need(there bool, name string) {
+	if !there && !r.dead {
+		r.fault(name + " is missing")
+	}
+}
+
+// rule reads a field that rules of all kinds have.
+func (r *reader) rule(x *Rule, name string) bool {
+	switch name {
+	case "name":
+		x.Name = r.text()
+	case "target":
+		r.target(&x.Target)
+	case "match":
+		r.list(maxConditions, func() {
+			x.Match = append(x.Match, Condition{})
+			r.condition(&x.Match[len(x.Match)-1])
+		})
+	case "mode":
+		x.Mode = Mode(r.text())
+	case "disabled":
+		x.Disabled = r.boolean()
+	case "priority":
+		x.Priority = r.number()
+	default:
+		return false
+	}
+	return true
+}
+
+func (r *reader) access(a *Access) {
+	r.object(func(name string) bool {
+		if name != "action" {
+			return r.rule(&a.Rule, name)
+		}
+		a.Action = AccessAction(r.text())
+		return true
+	})
+}
+
+func (r *reader) faultInjection(f *FaultInjection) {
+	r.object(func(name string) bool {
+		switch name {
+		case "abort":
+			r.abort(&f.Abort)
+		case "perMillion":
+			f.PerMillion = r.number()
+		default:
+			return r.rule(&f.Rule, name)
+		}
+		return true
+	})
+}
+
+func (r *reader) abort(a *Abort) {
+	r.object(func(name string) bool {
+		switch name {
+		case "code":
+			a.Code = Code(r.text())
+		case "message":
+			a.Message = r.text()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) degrade(d *Degrade) {
+	r.object(func(name string) bool {
+		switch name {
+		case "when":
+			d.When = DegradeWhen(r.text())
+		case "replies":
+			r.list(maxReplies, func() {
+				d.Replies = append(d.Replies, Reply{})
+				r.reply(&d.Replies[len(d.Replies)-1])
+			})
+		default:
+			return r.rule(&d.Rule, name)
+		}
+		return true
+	})
+}
+
+func (r *reader) reply(x *Reply) {
+	serialization := false
+	r.object(func(name string) bool {
+		switch name {
+		case "protocol":
+			x.Protocol = r.text()
+		case "serialization":
+			x.Serialization = r.number()
+			serialization = true
+		case "value":
+			x.Value = r.text()
+		default:
+			return false
+		}
+		return true
+	})
+	r.need(serialization, "serialization")
+}
+
+func (r *reader) circuitBreaker(c *CircuitBreaker) {
+	r.object(func(name string) bool {
+		switch name {
+		case "strategy":
+			c.Strategy = Strategy(r.text())
+		case "threshold":
+			c.Threshold = r.number()
+		case "statIntervalMillis":
+			c.StatIntervalMillis = r.number()
+		case "minRequestAmount":
+			c.MinRequestAmount = r.number()
+		case "maxAllowedRtMillis":
+			c.MaxAllowedRtMillis = r.number()
+		case "retryTimeoutMillis":
+			c.RetryTimeoutMillis = r.number()
+		case "probeNum":
+			c.ProbeNum = r.number()
+		case "errors":
+			r.list(maxErrors, func() { c.Errors = append(c.Errors, ErrorClass(r.text())) })
+		default:
+			return r.rule(&c.Rule, name)
+		}
+		return true
+	})
+}
+
 func (r *reader) throttle(t *Throttle) {
 	threshold := false
 	r.object(func(name string) bool {
 		switch name {
-		case "name":
-			t.Name = r.text()
-		case "target":
-			r.target(&t.Target)
-		case "mode":
-			t.Mode = Mode(r.text())
-		case "disabled":
-			t.Disabled = r.boolean()
+		case "type":
+			t.Type = ThrottleType(r.text())
 		case "threshold":
 			t.Threshold = r.number()
 			threshold = true
@@ -137,15 +276,70 @@ func (r *reader) throttle(t *Throttle) {
 			t.IntervalMillis = r.number()
 		case "burst":
 			t.Burst = r.number()
+		case "warmUp":
+			r.warmUp(&t.WarmUp)
+		case "hotValues":
+			r.hotValues(&t.HotValues)
+		default:
+			return r.rule(&t.Rule, name)
+		}
+		return true
+	})
+	r.need(threshold, "threshold") // a forgotten one must not reject every call
+}
+
+func (r *reader) warmUp(w *WarmUp) {
+	r.object(func(name string) bool {
+		switch name {
+		case "periodMillis":
+			w.PeriodMillis = r.number()
+		case "coldFactor":
+			w.ColdFactor = r.number()
 		default:
 			return false
 		}
 		return true
 	})
-	if !threshold && !r.dead {
-		// A forgotten threshold must not reject every call.
-		r.fault("threshold is missing")
-	}
+}
+
+func (r *reader) hotValues(h *HotValues) {
+	r.object(func(name string) bool {
+		switch name {
+		case "subject":
+			h.Subject = Subject(r.text())
+		case "key":
+			h.Key = r.text()
+		case "maxValues":
+			h.MaxValues = r.number()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) condition(c *Condition) {
+	r.object(func(name string) bool {
+		switch name {
+		case "subject":
+			c.Subject = Subject(r.text())
+		case "key":
+			c.Key = r.text()
+		case "operator":
+			c.Operator = Operator(r.text())
+		case "values":
+			c.Values = r.strings()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// strings reads a list of values to compare with.
+func (r *reader) strings() (list []string) {
+	r.list(maxValues, func() { list = append(list, r.text()) })
+	return list
 }
 
 func (r *reader) target(t *Target) {
@@ -179,6 +373,12 @@ func (r *reader) match(m *Match) {
 			m.Exact = r.text()
 		case "prefix":
 			m.Prefix = r.text()
+		case "regex":
+			m.Regex = r.text()
+		case "in":
+			m.In = r.strings()
+		case "notIn":
+			m.NotIn = r.strings()
 		default:
 			return false
 		}

@@ -9,7 +9,7 @@ import (
 // they are tried where the configuration names none.
 var Protocols = []string{"dubbo", "bolt"}
 
-// MaxRules is the most rules that a configuration may hold. More do not belong into one sidecar: rules are to be
+// MaxRules is the most rules that a configuration may hold, over all kinds. More do not belong into one sidecar: rules are to be
 // compiled for the workload that they are for.
 const MaxRules = 5000
 
@@ -18,14 +18,12 @@ const (
 	maxProtocols    = 16
 	maxGeneration   = 64
 	maxRuleName     = 253 + 1 + 253 // namespace/name, as Kubernetes bounds them
-	maxMatch        = 512
 	maxFrameBytes   = 1 << 30
 	minFrameBytes   = 1 << 10
 	maxInspectBytes = 1 << 20
 	minInspectBytes = 4 << 10
 	maxInFlight     = 1 << 16
 	maxCallTimeout  = 3_600_000
-	maxInterval     = 86_400_000
 	maxLabelValues  = 100_000
 )
 
@@ -39,11 +37,10 @@ const (
 	DefaultMaxMethods        = 1000
 	DefaultMaxCallers        = 100
 	DefaultMaxSeries         = 2000
-	DefaultIntervalMillis    = 1000
 )
 
-// WithDefaults returns a copy in which every field that is zero and has a default has it. Slices are shared with p, except for
-// Throttle, which is copied where a rule changes.
+// WithDefaults returns a copy in which every field that is zero and has a default has it. The lists of rules are copies, too; all
+// that hangs on a rule is shared with p.
 func (p *Plugin) WithDefaults() Plugin {
 	d := *p
 	def(&d.Limits.MaxFrameBytes, DefaultMaxFrameBytes)
@@ -59,13 +56,7 @@ func (p *Plugin) WithDefaults() Plugin {
 	if len(d.Protocols) == 0 {
 		d.Protocols = Protocols
 	}
-	d.Throttle = make([]Throttle, len(p.Throttle))
-	for i, t := range p.Throttle {
-		def(&t.Mode, ModeIntercept)
-		def(&t.IntervalMillis, DefaultIntervalMillis)
-		def(&t.Burst, max(t.Threshold, 1))
-		d.Throttle[i] = t
-	}
+	d.ruleDefaults()
 	return d
 }
 
@@ -102,26 +93,7 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxMethods", m.MaxMethods, 1, maxLabelValues)
 	v.bounds("metrics.maxCallers", m.MaxCallers, 1, maxLabelValues)
 	v.bounds("metrics.maxSeries", m.MaxSeries, 1, maxLabelValues)
-	if len(p.Throttle) > MaxRules {
-		v.fault("throttle", "more than "+strconv.Itoa(MaxRules)+" elements")
-	}
-	names := make(map[string]struct{}, len(p.Throttle))
-	for i := range p.Throttle {
-		t := &p.Throttle[i]
-		at := index("throttle", i)
-		switch _, twice := names[t.Name]; {
-		case t.Name == "":
-			v.fault(at+".name", "is missing")
-		case !within(t.Name, maxRuleName, "._-/"):
-			v.fault(at+".name", "must be at most 507 of A-Z a-z 0-9 . _ - /")
-		case twice:
-			v.fault(at+".name", "is the name of an earlier rule, too")
-		}
-		names[t.Name] = struct{}{}
-		v.target(at+".target", &t.Target)
-		v.oneOf(at+".mode", string(t.Mode), string(ModeIntercept), string(ModeObserve))
-		v.bounds(at+".intervalMillis", t.IntervalMillis, 1, maxInterval)
-	}
+	v.rules(p)
 	return v.faults
 }
 
@@ -153,26 +125,6 @@ func (v *validator) oneOf(path, s string, allowed ...string) {
 	}
 }
 
-func (v *validator) target(path string, t *Target) {
-	v.oneOf(path+".direction", t.Direction, "client", "server")
-	v.match(path+".application", t.Application)
-	v.match(path+".service", t.Service)
-	v.match(path+".version", t.Version)
-	v.match(path+".group", t.Group)
-	v.match(path+".method", t.Method)
-	v.match(path+".caller", t.Caller)
-}
-
-//go:noinline
-func (v *validator) match(path string, m Match) {
-	switch {
-	case m.Exact != "" && m.Prefix != "":
-		v.fault(path, "has both exact and prefix")
-	case len(m.Exact) > maxMatch || len(m.Prefix) > maxMatch:
-		v.fault(path, "longer than 512 bytes")
-	}
-}
-
 func contains(list []string, s string) bool {
 	for _, e := range list {
 		if e == s {
@@ -196,16 +148,4 @@ func within(s string, n int, more string) bool {
 		}
 	}
 	return true
-}
-
-// Matches tells whether s, which may be absent (nil), is selected.
-func (m Match) Matches(s []byte) bool {
-	switch {
-	case m.Exact != "":
-		return string(s) == m.Exact
-	case m.Prefix != "":
-		return len(s) >= len(m.Prefix) && string(s[:len(m.Prefix)]) == m.Prefix
-	default:
-		return true
-	}
 }

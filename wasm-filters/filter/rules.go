@@ -3,6 +3,7 @@ package filter
 import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/ratelimit"
 )
 
@@ -16,10 +17,18 @@ type governor interface {
 type spec struct {
 	kind    int
 	index   int // in its list in the configuration
+	rule    *config.Rule
 	name    string
-	target  *config.Target
+	target  target
 	dir     policy.Direction // DirectionUnknown: both
 	observe bool
+}
+
+// A target is a config.Target, made ready.
+type target struct{ application, service, version, group, method, caller match.Strings }
+
+func (t *target) compile(c *config.Target) {
+	*t = target{c.Application.Strings(), c.Service.Strings(), c.Version.Strings(), c.Group.Strings(), c.Method.Strings(), c.Caller.Strings()}
 }
 
 // A kind is a kind of rules.
@@ -44,7 +53,7 @@ var kinds = []kind{
 func throttleSpecs(dst []spec, p *config.Plugin) []spec {
 	for i := range p.Throttle {
 		if t := &p.Throttle[i]; !t.Disabled {
-			dst = append(dst, spec{index: i, name: t.Name, target: &t.Target, observe: t.Mode == config.ModeObserve})
+			dst = append(dst, spec{index: i, rule: &t.Rule})
 		}
 	}
 	return dst
@@ -103,14 +112,15 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 		all := kinds[k].specs(rs.specs, &rs.conf)
 		rs.specs = rs.specs[:from]
 		for _, s := range all[from:] {
-			s.kind = k
-			switch s.target.Direction {
+			s.kind, s.name, s.observe = k, s.rule.Name, s.rule.Mode == config.ModeObserve
+			s.target.compile(&s.rule.Target)
+			switch s.rule.Target.Direction {
 			case "client":
 				s.dir = policy.DirectionClient
 			case "server":
 				s.dir = policy.DirectionServer
 			}
-			if !s.target.Application.Matches([]byte(app)) {
+			if !s.target.application.Matches([]byte(app)) {
 				continue
 			}
 			for d := range rs.intercept {
@@ -120,7 +130,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 		}
 	}
 	for i := range rs.specs {
-		if service := rs.specs[i].target.Service.Exact; service != "" {
+		if service := rs.specs[i].target.service.Exact; service != "" {
 			rs.exact[service] = append(rs.exact[service], i)
 		} else {
 			rs.rest = append(rs.rest, i)
@@ -139,13 +149,13 @@ func (s *spec) towards(dir policy.Direction) bool {
 
 // head tells whether s can match a call whose service, version and method are k's.
 func (s *spec) head(dir policy.Direction, k *known) bool {
-	t := s.target
-	return s.towards(dir) && t.Service.Matches(k.service) && t.Method.Matches(k.method) && t.Version.Matches(k.version)
+	t := &s.target
+	return s.towards(dir) && t.service.Matches(k.service) && t.method.Matches(k.method) && t.version.Matches(k.version)
 }
 
 // matches tells whether s matches the call.
 func (s *spec) matches(dir policy.Direction, k *known) bool {
-	return s.head(dir, k) && s.target.Group.Matches(k.group) && s.target.Caller.Matches(k.caller)
+	return s.head(dir, k) && s.target.group.Matches(k.group) && s.target.caller.Matches(k.caller)
 }
 
 // mayReject tells whether some rule may reject a call of which only service, version and method are known.
