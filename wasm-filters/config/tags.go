@@ -14,6 +14,7 @@ const (
 	TagOutcome   = "rpc_outcome"           // protocol.Outcome
 	TagKind      = "rpc_frame_kind"        // protocol.Kind
 	TagReason    = "rpc_filter_reason"     // why the filter could not do its work
+	TagRuleKind  = "rpc_rule_kind"         // its list in Plugin: "access", "faultInjection", "degrade", "circuitBreaker", "throttle"
 	TagRule      = "rpc_rule_name"         // name of a rule
 	TagAction    = "rpc_rule_action"       // what a rule did: "admit", "reject", "would_reject"
 	TagRevision  = "rpc_filter_generation" // Plugin.Generation
@@ -24,5 +25,5 @@ const (
 // without Istio, each as tag_name of a stats_config.stats_tags entry with the regex (NAME=\.=(.*?);\.;).
 var StatTags = []string{
 	TagDirection, TagSystem, TagService, TagVersion, TagGroup, TagMethod, TagCaller, TagOutcome, TagKind, TagReason,
-	TagRule, TagAction, TagRevision, TagLE,
+	TagRuleKind, TagRule, TagAction, TagRevision, TagLE,
 }

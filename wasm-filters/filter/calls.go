@@ -14,12 +14,14 @@ type call struct {
 	deadline policy.Nanos // after which it is given up
 	route    *route       // nil: the slot is empty
 	chain    *chain       // of policies that admitted it; nil where none wants to know how it ends
+	marks    uint64       // policy.Call.Marks
 
 	// Of a rejected call, what makes its error response.
 	code                          protocol.Code // 0: not rejected
 	flags, serialization, variant uint8
 	retry                         uint32 // milliseconds
 	rule                          string
+	answer                        *policy.Answer
 }
 
 const callSize = int(unsafe.Sizeof(call{}))

@@ -29,6 +29,7 @@ type Conn struct {
 	sides      [2]stream
 	inFlight   [2]calls // by the side that sent the request
 	last       [2]*route
+	peer       peer
 }
 
 // verdict is what becomes of the frame at hand.
@@ -387,15 +388,14 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	timeout := f.TimeoutMillis
 	vm.headRead = true
 	limits := &rt.rules.conf.Limits
-	if p.late() && f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes) {
+	readable := f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes)
+	read, visited := false, false // the attachments, to their end; as far as it went
+	if p.late() && readable {
 		if uint64(len(b)) < f.Len {
 			return more, int(f.Len)
 		}
 		a := &vm.attachment
-		*a = attachments{p: p}
-		if err := p.Codec.VisitAttachments(f, b, vm.visit); err != nil {
-			m.fault(c.protocol, c.dir, faultAttachments)
-		}
+		read, visited = a.read(vm, rt.rules, c.protocol, b), true
 		if p.Group != "" {
 			k.group = a.group
 		}
@@ -405,10 +405,6 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		if timeout == 0 {
 			timeout = millis(a.timeout)
 		}
-	}
-	m.plain[c.protocol][c.dir].frames[f.Kind].n++
-	if f.Flaw != protocol.FlawNone {
-		m.fault(c.protocol, c.dir, flawFault(f.Flaw))
 	}
 	dir, back := c.dir, side == Upstream
 	if back {
@@ -421,6 +417,19 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			c.last[side] = r
 		}
 	}
+	if r.chain != nil && r.chain.asks && readable && !visited {
+		if uint64(len(b)) < f.Len {
+			return more, int(f.Len)
+		}
+		read, visited = vm.attachment.read(vm, rt.rules, c.protocol, b), true
+	}
+	m.plain[c.protocol][c.dir].frames[f.Kind].n++
+	if f.Flaw != protocol.FlawNone {
+		m.fault(c.protocol, c.dir, flawFault(f.Flaw))
+	}
+	if visited && !read {
+		m.fault(c.protocol, c.dir, faultAttachments)
+	}
 	now := vm.now()
 	t := &c.inFlight[side]
 	if f.Kind == protocol.KindRequest && t.n > 0 {
@@ -429,25 +438,23 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			c.finish(side, i, protocol.OutcomeNoResponse, now)
 		}
 	}
+	vm.call.Marks = 0
 	if r.chain != nil {
-		vm.call = policy.Call{Direction: dir, Protocol: p.Codec.Name(), Service: k.service, Version: k.version, Group: k.group,
-			Method: k.method, Caller: k.caller, OneWay: f.Kind == protocol.KindOneWay}
-		for _, pol := range r.chain.policies {
-			if v := pol.Admit(now, &vm.call); v.Reject {
-				if ours {
-					return c.reject(side, out, pos, r, v, now), 0
-				}
-				// The rule came while the frame was on its way: part of it has gone on.
-				m.fault(c.protocol, c.dir, faultLate)
-				break
-			}
+		if v := c.decide(r, dir, now, read, ours); v.Reject {
+			return c.reject(side, out, pos, r, v, now), 0
 		}
 	}
 	if f.Kind == protocol.KindOneWay {
+		if r.chain != nil {
+			r.chain.done(now, &vm.call, policy.Outcome{})
+		}
 		m.count(r.series, protocol.OutcomeNone, 1)
 		return pass, 0
 	}
 	if t.n >= int(limits.MaxInFlight) {
+		if r.chain != nil {
+			r.chain.done(now, &vm.call, policy.Outcome{})
+		}
 		m.fault(c.protocol, c.dir, faultUntracked)
 		m.count(r.series, protocol.OutcomeNone, 1)
 		vm.logFrame(topicUntracked, now, "more calls in flight than maxInFlight", p.Codec.Name(), side, 0, b, "further ones are metered without their outcome")
@@ -456,8 +463,8 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	e := t.add(&vm.tables, f.ID)
 	e.route, e.start = r, now
 	e.deadline = now + policy.Nanos(max(limits.CallTimeoutMillis, min(timeout, maxCallTimeout)))*1_000_000
-	if r.chain != nil && r.chain.done {
-		e.chain = r.chain
+	if vm.call.Marks != 0 {
+		e.chain, e.marks = r.chain, vm.call.Marks
 	}
 	r.timing.inFlight++
 	m.touch(r.timing)
@@ -508,7 +515,7 @@ func (c *Conn) reject(side Side, out *output, pos int, r *route, v policy.Verdic
 	e.route, e.start = r, now
 	e.deadline = now + policy.Nanos(limits.CallTimeoutMillis)*1_000_000
 	e.code, e.flags, e.serialization, e.variant = v.Code, f.Flags, f.Serialization, f.Variant
-	e.retry, e.rule = v.RetryAfterMillis, v.Rule
+	e.retry, e.rule, e.answer = v.RetryAfterMillis, v.Rule, v.Answer
 	c.rejected++
 	return replace
 }
@@ -532,9 +539,7 @@ func (c *Conn) response(side Side, out *output, pos int, ours bool) verdict {
 		if !ours {
 			return pass // cannot be: what may answer a probe is withheld
 		}
-		vm.asked = protocol.Frame{Kind: protocol.KindRequest, ID: e.id, Flags: e.flags, Serialization: e.serialization, Variant: e.variant}
-		vm.line = appendMessage(vm.line[:0], e.code, e.rule, e.retry)
-		out.commit(vm.protocols[c.protocol].Codec.AppendReject(out.tail(pos), &vm.asked, e.code, view(vm.line)))
+		out.commit(vm.answer(out.tail(pos), vm.protocols[c.protocol].Codec, e))
 		t.remove(i)
 		c.rejected--
 		return replace
@@ -564,11 +569,7 @@ func (c *Conn) finish(side Side, i int, o protocol.Outcome, now policy.Nanos) {
 	r.timing.inFlight--
 	m.touch(r.timing)
 	if e.chain != nil {
-		vm := c.rt.vm
-		vm.call = policy.Call{Direction: r.dir, Protocol: vm.protocols[c.protocol].Codec.Name()}
-		for _, pol := range e.chain.policies {
-			pol.Done(now, &vm.call, policy.Outcome{Result: o, Duration: d})
-		}
+		c.settle(e, now, policy.Outcome{Result: o, Duration: d})
 	}
 	t.remove(i)
 }

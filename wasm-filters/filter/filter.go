@@ -62,6 +62,12 @@ type Host interface {
 	Add(m Metric, delta int64)
 	// Set sets a gauge.
 	Set(m Metric, value uint64)
+	// PeerAddress appends the address and port of who opened the connection whose callback is at hand: "10.0.0.1:80",
+	// "[fd00::1]:80". Nothing where it has none.
+	PeerAddress(dst []byte) []byte
+	// PeerIdentity appends the URI SAN of the certificate that the peer of the connection at hand showed, nothing where it showed
+	// none.
+	PeerIdentity(dst []byte) []byte
 	// Shared returns the store of all workers; nil means that this worker is alone.
 	Shared() policy.Shared
 }
@@ -76,6 +82,17 @@ type Protocol struct {
 	Caller string
 	// Timeout is the attachment that holds how long the caller waits, in milliseconds as decimal digits.
 	Timeout string
+	// Labels is the beginning of the names of attachments that a call carries along, from one application to the next.
+	Labels string
+	// Traces are the attachments that may hold a span context of SOFATracer.
+	Traces []string
+}
+
+// A Replier is a codec that can put a value in the place of a response.
+type Replier interface {
+	// AppendReply appends the response to the request req that returns a value, in the serialization that req has. What is said of
+	// protocol.Codec's AppendReject holds for it too.
+	AppendReply(dst []byte, req *protocol.Frame, value []byte) []byte
 }
 
 // late tells whether attachments have to be read to know all of a call.
@@ -168,25 +185,53 @@ func (vm *VM) now() policy.Nanos {
 // view returns b as a string that is valid as long as b is not changed.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// attachments collects the values that a Protocol names, as views.
+// attachments collects the values that a Protocol and the rules name, as views.
 type attachments struct {
 	p                      *Protocol
 	group, caller, timeout []byte
+
+	wanted   []string // by the rules
+	values   [][]byte // of these
+	traffic  bool     // the rules ask for loadTest
+	loadTest bool
 }
 
 // visit takes one attachment. It wants all of them: of two with the same name the later one holds, and who calls is not to be
 // told differently here and at the provider.
 func (a *attachments) visit(k, v []byte) bool {
-	// Three comparisons, not a switch: that would copy a long key to the heap.
+	// Comparisons, not a switch: that would copy a long key to the heap.
 	switch {
-	case len(k) == len(a.p.Caller) && string(k) == a.p.Caller:
+	case is(k, a.p.Caller):
 		a.caller = v
-	case len(k) == len(a.p.Group) && string(k) == a.p.Group:
+	case is(k, a.p.Group):
 		a.group = v
-	case len(k) == len(a.p.Timeout) && string(k) == a.p.Timeout:
+	case is(k, a.p.Timeout):
 		a.timeout = v
 	}
+	for i, name := range a.wanted {
+		if is(k, name) {
+			a.values[i] = v
+		}
+	}
+	if a.traffic {
+		for _, name := range a.p.Traces {
+			a.loadTest = a.loadTest || is(k, name) && loadTest(v)
+		}
+	}
 	return true
+}
+
+func is(k []byte, name string) bool { return len(k) == len(name) && string(k) == name }
+
+// read reads the attachments of the frame that b holds, and tells whether all of them could be read.
+func (a *attachments) read(vm *VM, rs *ruleset, protocol int, b []byte) bool {
+	p := &vm.protocols[protocol]
+	values := a.values[:0]
+	for range rs.keys {
+		values = append(values, nil)
+	}
+	*a = attachments{p: p, wanted: rs.wanted[protocol], values: values, traffic: rs.traffic}
+	return p.Codec.VisitAttachments(&vm.frame, b, vm.visit) == nil
 }
 
 // millis reads decimal digits; 0 for anything else.

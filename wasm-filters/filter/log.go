@@ -2,7 +2,7 @@ package filter
 
 import "github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 
-// A topic is a kind of log line, of which one a second is written.
+// A topic is a kind of log line, of which one a second is written, and ten a second of topicAudit.
 type topic uint8
 
 const (
@@ -10,10 +10,15 @@ const (
 	topicOversize
 	topicUntracked
 	topicInternal
+	topicCrowded
+	topicAudit
 	topics
 )
 
-const logInterval = policy.Nanos(1_000_000_000)
+const (
+	logInterval   = policy.Nanos(1_000_000_000)
+	auditInterval = logInterval / 10
+)
 
 // A limiter keeps what many connections have to say to one line a second for each topic and worker.
 type limiter struct {
@@ -34,7 +39,33 @@ func (l *limiter) allow(t topic, now policy.Nanos) bool {
 		return false
 	}
 	l.next[t] = now + logInterval
+	if t == topicAudit {
+		l.next[t] = now + auditInterval
+	}
 	return true
+}
+
+// appendOmitted appends how many lines of a topic were not written since the last one.
+func (l *limiter) appendOmitted(dst []byte, t topic) []byte {
+	n := l.suppressed[t]
+	if n == 0 {
+		return dst
+	}
+	l.suppressed[t] = 0
+	dst = append(dst, "; "...)
+	dst = appendUint(dst, n)
+	return append(dst, " more like this were not logged"...)
+}
+
+// appendText appends what came from the network: at most maxLabel bytes, all of them printable.
+func appendText(dst, text []byte) []byte {
+	for _, c := range text[:min(len(text), maxLabel)] {
+		if c <= ' ' || c > '~' {
+			c = '_'
+		}
+		dst = append(dst, c)
+	}
+	return dst
 }
 
 // logFrame writes one line about a frame that begins with b. It says nothing of who is at the ends of the connection.
@@ -59,12 +90,7 @@ func (vm *VM) logFrame(t topic, now policy.Nanos, what, system string, side Side
 		l = append(l, "; "...)
 		l = append(l, then...)
 	}
-	if n := vm.limiter.suppressed[t]; n > 0 {
-		vm.limiter.suppressed[t] = 0
-		l = append(l, "; "...)
-		l = appendUint(l, n)
-		l = append(l, " more like this were not logged"...)
-	}
+	l = vm.limiter.appendOmitted(l, t)
 	vm.line = l
 	vm.host.Log(LevelWarn, l)
 }

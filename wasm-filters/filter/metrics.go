@@ -20,6 +20,9 @@ const (
 	nameFrames      = "isthmus_filter_frames_total"
 	nameFaults      = "isthmus_filter_faults_total"
 	nameRuleHits    = "isthmus_rule_hits_total"
+	nameRuleTokens  = "isthmus_rule_tokens"
+	nameRuleRunning = "isthmus_rule_running_calls"
+	nameRuleCircuit = "isthmus_rule_circuit_state"
 	nameConfigInfo  = "isthmus_filter_config_info"
 	nameConfigBad   = "isthmus_filter_config_rejected"
 )

@@ -157,27 +157,3 @@ func (rt *Runtime) overflow(protocol int, dir policy.Direction, back bool, k *kn
 	r.chain = rt.chain(dir, back, k)
 	return r
 }
-
-// chain makes the policies of all rules that match a call; nil where none does. It allocates, unless there is none: once for each route
-// and configuration, and, where routes can no longer be remembered, for each call that a rule matches.
-func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
-	if back {
-		return nil
-	}
-	rs := rt.rules
-	rt.matched = rs.matching(rt.matched[:0], dir, k)
-	if len(rt.matched) == 0 {
-		return nil
-	}
-	c := new(chain)
-	for i := 0; i < len(rt.matched); {
-		kind := rs.specs[rt.matched[i]].kind
-		var states []governor
-		for ; i < len(rt.matched) && rs.specs[rt.matched[i]].kind == kind; i++ {
-			states = append(states, rt.states[rt.matched[i]].governor)
-		}
-		c.policies = append(c.policies, kinds[kind].join(states))
-		c.done = c.done || kinds[kind].done
-	}
-	return c
-}

@@ -1,17 +1,13 @@
 package filter
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
-	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/ratelimit"
 )
-
-// A governor is the state of one rule.
-type governor interface {
-	Name() string
-	Hits() *policy.Hits
-}
 
 // A spec is one rule of a configuration, of whatever kind.
 type spec struct {
@@ -20,8 +16,12 @@ type spec struct {
 	rule    *config.Rule
 	name    string
 	target  target
+	when    policy.Conditions
 	dir     policy.Direction // DirectionUnknown: both
 	observe bool
+	asks    bool // for attachments
+	peer    bool // asks for the connection's peer
+	hot     int  // the number of the attachment whose values are limited
 }
 
 // A target is a config.Target, made ready.
@@ -31,59 +31,17 @@ func (t *target) compile(c *config.Target) {
 	*t = target{c.Application.Strings(), c.Service.Strings(), c.Version.Strings(), c.Group.Strings(), c.Method.Strings(), c.Caller.Strings()}
 }
 
-// A kind is a kind of rules.
-type kind struct {
-	// specs appends the enabled rules of this kind.
-	specs func(dst []spec, p *config.Plugin) []spec
-	// renew returns the state for a rule. old is the state of the rule of the same name before, or nil: where the parameters
-	// are the same it goes on.
-	renew func(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor
-	// join makes one policy of the states of all rules of this kind that match the same calls.
-	join func(states []governor) policy.Policy
-	// done says that the policies want to know how a call ended.
-	done bool
-}
-
-// kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
-// another kind rejects costs nothing.
-var kinds = []kind{
-	{specs: throttleSpecs, renew: renewThrottle, join: joinThrottle},
-}
-
-func throttleSpecs(dst []spec, p *config.Plugin) []spec {
-	for i := range p.Throttle {
-		if t := &p.Throttle[i]; !t.Disabled {
-			dst = append(dst, spec{index: i, rule: &t.Rule})
-		}
-	}
-	return dst
-}
-
-func renewThrottle(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
-	t := &p.Throttle[s.index]
-	params := ratelimit.Params{Threshold: t.Threshold, Interval: policy.Nanos(t.IntervalMillis) * 1_000_000, Burst: t.Burst}
-	if r, ok := old.(*ratelimit.Rule); ok && r.Params() == params {
-		r.SetObserve(s.observe)
-		return r
-	}
-	return ratelimit.New(s.name, params, s.observe, shared, scope)
-}
-
-func joinThrottle(states []governor) policy.Policy {
-	set := make(ratelimit.Set, len(states))
-	for i, s := range states {
-		set[i] = s.(*ratelimit.Rule)
-	}
-	return set
-}
-
 // A ruleset is a configuration, made ready for use.
 type ruleset struct {
 	conf      config.Plugin // with its defaults
 	protocols []int         // indices into VM.protocols, in the order in which they are tried
 	specs     []spec        // of the rules that concern this application, ordered by kind
 	exact     map[string][]int
-	rest      []int // rules that name no service exactly
+	rest      []int      // rules that name no service exactly
+	keys      []key      // of the attachments that rules ask for
+	wanted    [][]string // their names, by protocol
+	traffic   bool       // rules ask for the type of the traffic
+	app       []byte     // of the workload; nil where unknown
 	// intercept tells for each direction whether some rule may reject.
 	intercept [directions]bool
 }
@@ -94,6 +52,9 @@ const directions = int(policy.DirectionServer) + 1
 // compile makes conf, which has no faults, ready. It keeps only the rules for this application.
 func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults) {
 	rs := &ruleset{conf: conf.WithDefaults(), exact: make(map[string][]int)}
+	if app != "" {
+		rs.app = []byte(app)
+	}
 	var faults config.Faults
 	for _, name := range rs.conf.Protocols {
 		found := false
@@ -110,6 +71,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	for k := range kinds {
 		from := len(rs.specs)
 		all := kinds[k].specs(rs.specs, &rs.conf)
+		slices.SortStableFunc(all[from:], func(a, b spec) int { return cmp.Compare(b.rule.Priority, a.rule.Priority) })
 		rs.specs = rs.specs[:from]
 		for _, s := range all[from:] {
 			s.kind, s.name, s.observe = k, s.rule.Name, s.rule.Mode == config.ModeObserve
@@ -120,14 +82,33 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			case "server":
 				s.dir = policy.DirectionServer
 			}
-			if !s.target.application.Matches([]byte(app)) {
+			if s.rule.Disabled || !s.target.application.Matches([]byte(app)) {
 				continue
+			}
+			s.when = rs.conditions(s.rule.Match)
+			for i := range s.when {
+				rs.ask(&s, s.when[i].Subject)
+			}
+			if hot := kinds[k].hot; hot != nil {
+				h := hot(&rs.conf, s.index)
+				s.hot = rs.slot(h.Subject, h.Key)
+				rs.ask(&s, subjects[h.Subject].subject)
 			}
 			for d := range rs.intercept {
 				rs.intercept[d] = rs.intercept[d] || !s.observe && s.towards(policy.Direction(d))
 			}
 			rs.specs = append(rs.specs, s)
 		}
+	}
+	for i := range vm.protocols {
+		names := make([]string, len(rs.keys))
+		for k := range rs.keys {
+			names[k] = rs.keys[k].name
+			if rs.keys[k].label {
+				names[k] = vm.protocols[i].Labels + names[k]
+			}
+		}
+		rs.wanted = append(rs.wanted, names)
 	}
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {
@@ -191,10 +172,4 @@ func (rs *ruleset) matching(dst []int, dir policy.Direction, k *known) []int {
 		}
 	}
 	return dst
-}
-
-// A chain is the policies for the calls of one route, in the order in which they decide.
-type chain struct {
-	policies []policy.Policy
-	done     bool // some of them want to know how a call ended
 }

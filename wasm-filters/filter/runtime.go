@@ -51,9 +51,15 @@ type Runtime struct {
 // A state is a rule's, together with what was reported of it.
 type state struct {
 	governor
+	kind     int // index into kinds
 	reported policy.Hits
 	ids      [3]Metric // admit, reject, would_reject
+	gauge    Metric
+	level    uint64 // of the gauge, as the host has it
 }
+
+// key tells the states of a runtime apart. Rules of different kinds may have the same name.
+func (s *state) key() string { return kinds[s.kind].label + " " + s.Name() }
 
 // Plugin is one plugin context: a configuration that Envoy handed in.
 type Plugin struct {
@@ -119,25 +125,39 @@ func (rt *Runtime) use(rs *ruleset) {
 		return
 	}
 	rt.reportRules()
-	old := make(map[string]state, len(rt.states))
-	for _, s := range rt.states {
-		old[s.Name()] = s
+	old := make(map[string]*state, len(rt.states))
+	for i := range rt.states {
+		old[rt.states[i].key()] = &rt.states[i]
 	}
 	shared := rt.vm.host.Shared()
-	rt.states = make([]state, len(rs.specs))
+	states := make([]state, len(rs.specs))
 	for i := range rs.specs {
 		s := &rs.specs[i]
-		before, ok := old[s.name]
-		g := kinds[s.kind].renew(&rs.conf, s, before.governor, shared, rt.key)
-		switch {
-		case ok && before.governor == g:
-			rt.states[i] = before
-		case ok:
-			rt.states[i] = state{governor: g, ids: before.ids}
-		default:
-			rt.states[i] = state{governor: g, ids: [3]Metric{undefined, undefined, undefined}}
+		key := kinds[s.kind].label + " " + s.name
+		next := state{kind: s.kind, ids: [3]Metric{undefined, undefined, undefined}, gauge: undefined}
+		before := old[key]
+		if before == nil {
+			next.governor = kinds[s.kind].renew(&rs.conf, s, nil, shared, rt.key)
+		} else {
+			delete(old, key)
+			next.governor = kinds[s.kind].renew(&rs.conf, s, before.governor, shared, rt.key)
+			next.ids = before.ids
+			if before.kind == s.kind {
+				next.gauge, next.level = before.gauge, before.level
+			} else {
+				rt.blank(before)
+			}
+			if before.governor == next.governor {
+				next.reported = before.reported
+			}
 		}
+		next.Renew(s.observe, s.when)
+		states[i] = next
 	}
+	for _, s := range old {
+		rt.blank(s)
+	}
+	rt.states = states
 	if rt.rules != nil && rt.rules.conf.Generation != rs.conf.Generation && rt.info != undefined {
 		rt.vm.host.Set(rt.info, 0)
 		rt.info = undefined
@@ -145,6 +165,13 @@ func (rt *Runtime) use(rs *ruleset) {
 	rt.rules = rs
 	rt.epoch++
 	rt.metrics.limits = rs.conf.Metrics
+}
+
+// blank sets the gauge of a rule that is no more.
+func (rt *Runtime) blank(s *state) {
+	if s.gauge != undefined {
+		rt.vm.host.Set(s.gauge, 0)
+	}
 }
 
 // NewConn begins a connection. dir tells at which end of its calls this Envoy stands.
@@ -200,6 +227,9 @@ func (rt *Runtime) remove(p *Plugin) {
 // close forgets the runtime, of which no context and no connection is left.
 func (rt *Runtime) close() {
 	rt.flush()
+	for i := range rt.states {
+		rt.blank(&rt.states[i])
+	}
 	if rt.info != undefined {
 		rt.vm.host.Set(rt.info, 0)
 	}
@@ -280,11 +310,29 @@ func (rt *Runtime) flush() {
 
 var ruleActions = [3]string{"admit", "reject", "would_reject"}
 
-// reportRules brings what the rules did to the host.
+// reportRules brings what the rules did, and where they stand, to the host.
 func (rt *Runtime) reportRules() {
+	now := policy.Nanos(-1)
 	for i := range rt.states {
 		s := &rt.states[i]
 		h := *s.Hits()
+		if h == (policy.Hits{}) {
+			continue // no call has met it: it stands where it began
+		}
+		if gauge := kinds[s.kind].gauge; gauge != nil {
+			if now < 0 {
+				now = rt.vm.host.Now()
+			}
+			name, level := gauge(s.governor, now)
+			if s.gauge == undefined {
+				rt.vm.line = append(rt.ruleLabels(s), name...)
+				s.gauge, s.level = rt.vm.host.Gauge(rt.vm.line), ^level
+			}
+			if level != s.level {
+				s.level = level
+				rt.vm.host.Set(s.gauge, level)
+			}
+		}
 		if h == s.reported {
 			continue
 		}
@@ -293,8 +341,7 @@ func (rt *Runtime) reportRules() {
 				continue
 			}
 			if s.ids[a] == undefined {
-				b := appendLabel(rt.vm.line[:0], config.TagRule, s.Name())
-				b = appendLabel(b, config.TagAction, ruleActions[a])
+				b := appendLabel(rt.ruleLabels(s), config.TagAction, ruleActions[a])
 				rt.vm.line = append(b, nameRuleHits...)
 				s.ids[a] = rt.vm.host.Counter(rt.vm.line)
 			}
@@ -302,4 +349,10 @@ func (rt *Runtime) reportRules() {
 		}
 		s.reported = h
 	}
+}
+
+// ruleLabels returns the labels of a rule's metrics.
+func (rt *Runtime) ruleLabels(s *state) []byte {
+	b := appendLabel(rt.vm.line[:0], config.TagRuleKind, kinds[s.kind].label)
+	return appendLabel(b, config.TagRule, s.Name())
 }

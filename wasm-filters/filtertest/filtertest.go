@@ -15,12 +15,14 @@
 //	close NAME                    the connection is gone
 //	tick DURATION                 the clock advances, then the plugin's timer fires
 //	advance DURATION              the clock advances
+//	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
 //	logs                          prints the lines logged since the last time
 //
 // BYTES are items separated by spaces; each is bytes, and | is a border between callbacks:
 //
 //	bolt.req(id=1,service=S,method=m,caller=a,size=100)   also dubbo.…, and kinds oneway, resp, hb, ack, event, fail
+//	bolt.req(id=1,…,.KEY=VALUE)                           with a further header, or attachment
 //	hex(dabb…)  text(GET / HTTP/1.1)  zeros(100)
 //	ITEM[2:10]                                            a part of it
 package filtertest
@@ -59,14 +61,16 @@ type Rig interface {
 
 // World is a host in memory: a clock that stands still, metrics, a log and shared data. The zero value is ready.
 type World struct {
-	Clock  policy.Nanos
-	App    string // the workload's application
-	values []value
-	names  map[string]filter.Metric
-	logs   []string
-	shared map[string]*entry
-	mark   uint32
-	Calls  int // of the host, by the filter
+	Clock policy.Nanos
+	App   string // the workload's application
+	// Peer and Identity are the address, with its port, and the URI SAN of who opens connections from now on.
+	Peer, Identity string
+	values         []value
+	names          map[string]filter.Metric
+	logs           []string
+	shared         map[string]*entry
+	mark           uint32
+	Calls          int // of the host, by the filter
 }
 
 type value struct {
@@ -198,15 +202,27 @@ type Native struct {
 	plugins []*filter.Plugin
 	current int
 	conns   []*filter.Conn
+	peers   []peer
+	peer    peer // of the connection at hand
 }
 
 // NewNative returns a rig without Wasm. worlds may share a World, as workers share an Envoy.
 func NewNative(w *World, protocols []filter.Protocol) *Native {
-	return &Native{world: w, vm: filter.New(nativeHost{w}, protocols)}
+	n := &Native{world: w}
+	n.vm = filter.New(nativeHost{w, n}, protocols)
+	return n
 }
 
 // nativeHost implements filter.Host.
-type nativeHost struct{ *World }
+type nativeHost struct {
+	*World
+	rig *Native
+}
+
+// A peer is who opened a connection.
+type peer struct{ address, identity string }
+
+func (w *World) peer() peer { return peer{w.Peer, w.Identity} }
 
 func (h nativeHost) Now() policy.Nanos                 { h.Calls++; return h.Clock }
 func (h nativeHost) Log(l filter.Level, line []byte)   { h.log(l, string(line)) }
@@ -214,7 +230,15 @@ func (h nativeHost) Counter(name []byte) filter.Metric { return h.define(string(
 func (h nativeHost) Gauge(name []byte) filter.Metric   { return h.define(string(name), true) }
 func (h nativeHost) Add(m filter.Metric, delta int64)  { h.add(m, delta) }
 func (h nativeHost) Set(m filter.Metric, v uint64)     { h.set(m, v) }
-func (h nativeHost) Shared() policy.Shared             { return nativeShared(h) }
+func (h nativeHost) PeerAddress(dst []byte) []byte {
+	h.Calls++
+	return append(dst, h.rig.peer.address...)
+}
+func (h nativeHost) PeerIdentity(dst []byte) []byte {
+	h.Calls++
+	return append(dst, h.rig.peer.identity...)
+}
+func (h nativeHost) Shared() policy.Shared { return nativeShared{h.World} }
 
 type nativeShared struct{ *World }
 
@@ -290,6 +314,7 @@ func (n *Native) Drop(i int) error {
 // Open implements Rig.
 func (n *Native) Open(dir policy.Direction) (int, error) {
 	n.conns = append(n.conns, n.plugins[n.current].NewConn(dir))
+	n.peers = append(n.peers, n.world.peer())
 	return len(n.conns) - 1, nil
 }
 
@@ -301,6 +326,7 @@ func (n *Native) Conn(dir policy.Direction) *filter.Conn {
 // Data implements Rig.
 func (n *Native) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, bool, error) {
 	b := &Slice{B: slices.Clone(data)}
+	n.peer = n.peers[conn]
 	action := n.conns[conn].Data(side, b, len(data), end)
 	return b.B, action == filter.Close, nil
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,6 +77,15 @@ func fields(s string) map[string]string {
 	return m
 }
 
+// further calls fn for the headers or attachments of f that have no name of their own, sorted.
+func further(f map[string]string, fn func(k, v string)) {
+	for _, k := range slices.Sorted(maps.Keys(f)) {
+		if name, ok := strings.CutPrefix(k, "."); ok {
+			fn(name, f[k])
+		}
+	}
+}
+
 func number(f map[string]string, name string, def uint64) uint64 {
 	if v, ok := f[name]; ok {
 		if n, err := strconv.ParseUint(v, 0, 64); err == nil {
@@ -112,6 +123,7 @@ func Bolt(kind string, f map[string]string) ([]byte, error) {
 		if f["caller"] != "" {
 			pair("app", f["caller"])
 		}
+		further(f, pair)
 	case "resp", "fail":
 		typ, cmd, class = 0, 2, "com.alipay.sofa.rpc.core.response.SofaResponse"
 		if kind == "fail" {
@@ -184,6 +196,7 @@ func Dubbo(kind string, f map[string]string) ([]byte, error) {
 				str(kv[1])
 			}
 		}
+		further(f, func(k, v string) { str(k); str(v) })
 		body = append(body, 'Z')
 	case "resp":
 		status = byte(number(f, "status", 20))

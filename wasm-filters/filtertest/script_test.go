@@ -20,8 +20,8 @@ import (
 var update = flag.Bool("update", false, "write what the scripts print into them")
 
 var protocols = []filter.Protocol{
-	{Codec: dubbo.Codec{}, Group: dubbo.KeyGroup, Caller: dubbo.KeyCaller, Timeout: dubbo.KeyTimeout},
-	{Codec: bolt.Codec{}},
+	{Codec: dubbo.Codec{}, Group: dubbo.KeyGroup, Caller: dubbo.KeyCaller, Timeout: dubbo.KeyTimeout, Traces: []string{dubbo.KeyTrace}},
+	{Codec: bolt.Codec{}, Labels: bolt.PrefixRequestBaggage, Traces: []string{bolt.KeyTrace, bolt.KeyBaggage}},
 }
 
 func codecs() []protocol.Codec {

@@ -68,6 +68,7 @@ type Wasm struct {
 type wasmConn struct {
 	id     uint32
 	dir    policy.Direction
+	peer   peer
 	buffer []byte
 	kind   uint32 // of buffer
 	closed bool
@@ -141,7 +142,7 @@ func (r *Wasm) Drop(i int) error {
 
 // Open implements Rig.
 func (r *Wasm) Open(dir policy.Direction) (int, error) {
-	c := &wasmConn{id: r.next, dir: dir}
+	c := &wasmConn{id: r.next, dir: dir, peer: r.world.peer()}
 	r.next++
 	r.conns = append(r.conns, c)
 	if _, err := r.call("proxy_on_context_create", c.id, uint64(r.plugin)); err != nil {
@@ -278,11 +279,18 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	export("proxy_get_property", func(ctx context.Context, m api.Module, path, length, data, size uint32) uint32 {
 		r := rig(ctx)
 		var v []byte
-		switch strings.ReplaceAll(string(read(m, path, length)), "\x00", ".") {
+		switch name := strings.ReplaceAll(string(read(m, path, length)), "\x00", "."); name {
 		case "plugin_name", "plugin_root_id":
 			v = []byte("isthmus")
 		case "xds.node.metadata.LABELS.app":
 			v = []byte(r.world.App)
+		case "source.address", "connection.uri_san_peer_certificate":
+			if r.data != nil && r.data.id == r.current {
+				v = []byte(r.data.peer.address)
+				if name[0] == 'c' {
+					v = []byte(r.data.peer.identity)
+				}
+			}
 		case "xds.listener_direction":
 			for _, c := range r.conns {
 				if c.id == r.current {

@@ -67,7 +67,7 @@ func TestLimitHoldsOverWorkers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := w.Metric(`isthmus_rule_hits_total{rpc_rule_name="t",rpc_rule_action="admit"}`); int(got) != admitted {
+	if got := w.Metric(`isthmus_rule_hits_total{rpc_rule_kind="throttle",rpc_rule_name="t",rpc_rule_action="admit"}`); int(got) != admitted {
 		t.Errorf("the metric says %d admitted, %d were", got, admitted)
 	}
 }

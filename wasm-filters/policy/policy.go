@@ -3,7 +3,10 @@
 // in, and nothing here knows of Envoy.
 package policy
 
-import "github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
 
 // Nanos is a point in time in nanoseconds since the Unix epoch. Only differences matter.
 type Nanos int64
@@ -39,13 +42,26 @@ type Call struct {
 	Version   []byte // nil where absent
 	Group     []byte // nil where absent
 	Method    []byte
-	Caller    []byte // calling application; nil where unknown
-	CallerIP  []byte // textual address of the peer, without port; nil where unknown
-	App       string // the workload's own application: the provider's where Direction is server, the caller's where client
+	Caller    []byte // calling application, as the call says; nil where it does not
+	App       []byte // the workload's own application: the provider's where Direction is server, the caller's where client; nil where unknown
 	OneWay    bool
-	// Attachment returns the value of an attachment or header, nil where absent. It is nil when the call's attachments
-	// were not read: the rules in force did not ask for any (see Policy.NeedsAttachments).
-	Attachment func(key string) []byte
+
+	// What only conditions ask for. It is filled in where a rule that may match does, and empty in Done.
+	Peer        *Peer
+	Attachments [][]byte // by the number that Condition.Key has; nil where absent
+	LoadTest    bool     // the call is part of a load test
+	Unreadable  bool     // Attachments and LoadTest could not be read
+
+	// Marks belongs to policies that want to know how a call ends: each of their rules has a bit of it, which Admit sets for
+	// the calls that it is to be told about. Done finds them as Admit left them.
+	Marks uint64
+}
+
+// Peer is what is known of who opened the connection.
+type Peer struct {
+	Address      match.Address
+	AddressKnown bool
+	Identity     []byte // the URI SAN of its certificate; nil where there is none
 }
 
 // Verdict is the decision on one call. The zero value admits.
@@ -55,6 +71,21 @@ type Verdict struct {
 	Rule   string        // the name of the rule that decided; "" if none did
 	// RetryAfterMillis hints when the call may succeed; 0 where unknown.
 	RetryAfterMillis uint32
+	// Answer is what the caller gets besides; nil: the reason and the rule. It lives as long as the rule.
+	Answer *Answer
+}
+
+// Answer is what a rule has to say to the callers that it rejects.
+type Answer struct {
+	Message string
+	Replies []Reply // values to return instead of an error, one for each protocol and serialization
+}
+
+// Reply is a value in its protocol's encoding.
+type Reply struct {
+	Protocol      string // Codec.Name
+	Serialization uint8  // Frame.Serialization
+	Value         []byte
 }
 
 // Outcome is the report on an admitted call.
@@ -67,9 +98,37 @@ type Outcome struct {
 type Policy interface {
 	// Admit decides on the call at the time now. now never decreases within a worker.
 	Admit(now Nanos, c *Call) Verdict
-	// Done is called exactly once for each call that this policy admitted and that a later policy did not reject.
+	// Done is called exactly once for each call that this policy admitted, if it has left marks: with protocol.OutcomeRejected, at the
+	// same now and with the same c, where a later policy rejected the call; with protocol.OutcomeNone where nobody will know
+	// how it ends.
 	Done(now Nanos, c *Call, o Outcome)
 }
+
+// Rule is what rules of all kinds have in common.
+type Rule struct {
+	name    string
+	observe bool
+	when    Conditions
+	hits    Hits
+}
+
+// NewRule returns a rule without conditions. name goes into verdicts; with observe the rule only counts.
+func NewRule(name string, observe bool) Rule { return Rule{name: name, observe: observe} }
+
+// Name returns the rule's name.
+func (r *Rule) Name() string { return r.name }
+
+// Observe tells whether the rule only counts.
+func (r *Rule) Observe() bool { return r.observe }
+
+// Hits returns the counts, for reading and counting.
+func (r *Rule) Hits() *Hits { return &r.hits }
+
+// Renew changes what may change while the rule's state goes on.
+func (r *Rule) Renew(observe bool, when Conditions) { r.observe, r.when = observe, when }
+
+// Applies tells whether the rule's conditions hold for c.
+func (r *Rule) Applies(c *Call) bool { return len(r.when) == 0 || r.when.Hold(c) }
 
 // Hits is what a rule did since it was made. Whoever decides counts; the filter reports the differences as metrics.
 type Hits struct {

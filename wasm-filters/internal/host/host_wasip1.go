@@ -42,6 +42,12 @@ func (host) Add(m filter.Metric, delta int64) { proxyIncrementMetric(uint32(m), 
 
 func (host) Set(m filter.Metric, value uint64) { proxyRecordMetric(uint32(m), value) }
 
+func (host) PeerAddress(dst []byte) []byte { return append(dst, property("source", "address")...) }
+
+func (host) PeerIdentity(dst []byte) []byte {
+	return append(dst, property("connection", "uri_san_peer_certificate")...)
+}
+
 func (h host) Shared() policy.Shared { return h }
 
 // Get implements policy.Shared.
@@ -56,7 +62,7 @@ func (host) Get(dst, key []byte) ([]byte, uint32, bool) {
 	return append(dst, b...), outMark, true
 }
 
-var shared [64]byte // room for values from the shared data
+var shared [512]byte // room for values from the shared data: the longest is a circuit breaker's, 265 bytes
 
 // CompareAndSwap implements policy.Shared.
 func (host) CompareAndSwap(key, value []byte, mark uint32) bool {

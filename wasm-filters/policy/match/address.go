@@ -171,3 +171,24 @@ func (n *Network) Contains(a *Address) bool {
 	rest := n.bits % 8
 	return rest == 0 || (n.address[whole]^a[whole])>>(8-rest) == 0
 }
+
+// Append appends the address as text: dotted decimals where it is one of IPv4, else eight groups of hexadecimal digits,
+// none of them left out.
+func (a *Address) Append(dst []byte) []byte {
+	if *a == (Address{10: 0xff, 11: 0xff, 12: a[12], 13: a[13], 14: a[14], 15: a[15]}) {
+		for i, b := range a[12:] {
+			if i > 0 {
+				dst = append(dst, '.')
+			}
+			dst = strconv.AppendUint(dst, uint64(b), 10)
+		}
+		return dst
+	}
+	for i := 0; i < len(a); i += 2 {
+		if i > 0 {
+			dst = append(dst, ':')
+		}
+		dst = strconv.AppendUint(dst, uint64(a[i])<<8|uint64(a[i+1]), 16)
+	}
+	return dst
+}

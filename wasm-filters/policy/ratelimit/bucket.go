@@ -18,6 +18,14 @@ type Params struct {
 	Burst uint32
 }
 
+// WarmUp are the parameters of warming up. The zero value is none.
+type WarmUp struct {
+	// Period is how long it takes from cold to warm.
+	Period policy.Nanos
+	// ColdFactor is how many tokens a call takes when the bucket is cold, 2 to 100.
+	ColdFactor uint32
+}
+
 // The lease: how many tokens a worker takes from the shared state at once, so that not every call costs a host call.
 const (
 	// leaseWorth is the time in which the tokens of the largest lease come in.
@@ -48,7 +56,10 @@ type bucket struct {
 	Params
 	step  moment // the time between two tokens
 	slack moment // how far ahead full may lie for one more token to be there: (Burst-1) steps
-	full  moment // when the bucket is full again; without a Shared, the whole state
+	full  moment // when the bucket is full again; without a Shared, the whole state but heat
+
+	warm WarmUp
+	heat heat // without a Shared
 
 	shared  policy.Shared // nil: this worker is alone
 	key     []byte
@@ -63,7 +74,7 @@ type bucket struct {
 // setup makes b a full bucket. scope and name tell its shared state apart from that of other buckets; the
 // parameters are part of the key too, for a state means nothing under others.
 func (b *bucket) setup(p Params, shared policy.Shared, scope, name string) {
-	*b = bucket{Params: p}
+	*b = bucket{Params: p, warm: b.warm}
 	if p.Threshold == 0 {
 		return
 	}
@@ -74,12 +85,12 @@ func (b *bucket) setup(p Params, shared policy.Shared, scope, name string) {
 		return
 	}
 	b.shared = shared
-	k := make([]byte, 0, len("isthmus/throttle/1/")+len(scope)+len(name)+40)
+	k := make([]byte, 0, len("isthmus/throttle/1/")+len(scope)+len(name)+60)
 	k = append(k, "isthmus/throttle/1/"...)
 	k = append(k, scope...)
 	k = append(k, '/')
 	k = append(k, name...)
-	for _, v := range [...]uint64{t, uint64(p.Interval), uint64(p.Burst)} {
+	for _, v := range [...]uint64{t, uint64(p.Interval), uint64(p.Burst), uint64(b.warm.Period), uint64(b.warm.ColdFactor)} {
 		k = append(k, '/')
 		k = strconv.AppendUint(k, v, 10)
 	}
@@ -90,8 +101,52 @@ func (b *bucket) setup(p Params, shared policy.Shared, scope, name string) {
 	// The store cannot create a key only if it is absent. Whoever makes a bucket first, which is Envoy's main thread as it
 	// tries a new configuration, creates it before any worker can have taken a token.
 	if _, _, ok := shared.Get(b.value[:0], b.key); !ok {
-		b.store(moment{}, 0)
+		b.store(moment{}, heat{}, 0)
 	}
+}
+
+// A heat says how warm a bucket is.
+type heat struct {
+	level policy.Nanos // from 0, cold, to WarmUp.Period, warm; as it was at last
+	last  policy.Nanos // when the last token was taken
+}
+
+// at returns the heat at now, if a token is taken then.
+func (b *bucket) at(h heat, now policy.Nanos) heat {
+	switch pause := now - h.last; {
+	case pause <= 0:
+		return h
+	case pause < b.Interval+policy.Nanos(b.warm.ColdFactor)*b.step.ns:
+		h.level = min(h.level+pause, b.warm.Period)
+	default:
+		h.level = max(h.level-min(pause, b.warm.Period), 0)
+	}
+	h.last = now
+	return h
+}
+
+// price returns what n tokens cost at a heat: how far they move the moment at which the bucket is full. The rate is the
+// threshold times (1 + (ColdFactor-1) level/Period) / ColdFactor. Costs are rounded up, so that the rate is never exceeded.
+func (b *bucket) price(n uint64, h heat) moment {
+	m := b.steps(n)
+	if b.warm.Period == 0 || h.level >= b.warm.Period {
+		return m
+	}
+	f, period := uint64(b.warm.ColdFactor), uint64(b.warm.Period)
+	ns := uint64(m.ns)
+	if m.frac > 0 {
+		ns++
+	}
+	hi, lo := bits.Mul64(ns, f*period) // f and period are bounded: 100 and an hour
+	rate := period + (f-1)*uint64(h.level)
+	if hi >= rate {
+		return moment{ns: far}
+	}
+	q, rest := bits.Div64(hi, lo, rate)
+	if rest > 0 {
+		q++
+	}
+	return moment{ns: policy.Nanos(min(q, uint64(far)))}
 }
 
 // steps returns k steps.
@@ -145,6 +200,32 @@ func (b *bucket) wait(m moment, now policy.Nanos) policy.Nanos {
 // never is the wait for a bucket that gets no tokens.
 const never = policy.Nanos(1<<63 - 1)
 
+// tokens returns how many tokens there are, a lease aside.
+func (b *bucket) tokens(now policy.Nanos) uint64 {
+	if b.Threshold == 0 {
+		return 0
+	}
+	m := b.full
+	if b.shared != nil {
+		m, _, _ = b.load()
+	}
+	ahead := until(m, now)
+	if ahead == (moment{}) {
+		return uint64(b.Burst)
+	}
+	// Burst - ahead/step, with step = Interval/Threshold. Both products may exceed 64 bits.
+	hi, lo := bits.Mul64(uint64(ahead.ns), uint64(b.Threshold))
+	lo, carry := bits.Add64(lo, uint64(ahead.frac), 0)
+	if hi += carry; hi >= uint64(b.Interval) {
+		return 0
+	}
+	taken, rest := bits.Div64(hi, lo, uint64(b.Interval))
+	if rest > 0 {
+		taken++
+	}
+	return uint64(b.Burst) - min(taken, uint64(b.Burst))
+}
+
 // ready makes sure that there is a token for take, and returns 0; else the nanoseconds until there may be one.
 func (b *bucket) ready(now policy.Nanos) policy.Nanos {
 	switch {
@@ -169,7 +250,10 @@ func (b *bucket) take(now policy.Nanos) {
 	if b.full.ns < now {
 		b.full = moment{ns: now}
 	}
-	b.full = b.plus(b.full, b.step)
+	if b.warm.Period > 0 {
+		b.heat = b.at(b.heat, now)
+	}
+	b.full = b.plus(b.full, b.price(1, b.heat))
 }
 
 // borrow takes a lease from the shared state and returns 0, or the nanoseconds until it may succeed.
@@ -183,7 +267,7 @@ func (b *bucket) borrow(now policy.Nanos) policy.Nanos {
 	}
 	b.lease = 0
 	for range attempts {
-		m, mark := b.load()
+		m, h, mark := b.load()
 		if w := b.wait(m, now); w > 0 {
 			b.blocked = now + min(w, far)
 			return w
@@ -191,13 +275,16 @@ func (b *bucket) borrow(now policy.Nanos) policy.Nanos {
 		if m.ns < now {
 			m = moment{ns: now}
 		}
+		if b.warm.Period > 0 {
+			h = b.at(h, now)
+		}
 		// As many as there are, at most size: of n tokens the last one must be there, too.
 		n := b.size
 		ahead := until(m, now)
-		for n > 1 && b.slack.less(b.plus(ahead, b.steps(uint64(n-1)))) {
+		for n > 1 && b.slack.less(b.plus(ahead, b.price(uint64(n-1), h))) {
 			n /= 2
 		}
-		if b.store(b.plus(m, b.steps(uint64(n))), mark) {
+		if b.store(b.plus(m, b.price(uint64(n), h)), h, mark) {
 			b.lease, b.ends = n, now+leaseLife
 			return 0
 		}
@@ -205,23 +292,29 @@ func (b *bucket) borrow(now policy.Nanos) policy.Nanos {
 	return 1 // lost to other workers every time: to admit would be to guess
 }
 
-// stateLen is the length of the shared state: full.ns and full.frac, little endian.
-const stateLen = 12
+// stateLen is the length of the shared state: full.ns and full.frac, heat.level and heat.last, little endian.
+const stateLen = 28
 
-func (b *bucket) load() (moment, uint32) {
+func (b *bucket) load() (moment, heat, uint32) {
 	v, mark, ok := b.shared.Get(b.value[:0], b.key)
 	if !ok || len(v) != stateLen {
-		return moment{}, mark
+		return moment{}, heat{}, mark
 	}
-	m := moment{policy.Nanos(binary.LittleEndian.Uint64(v)), binary.LittleEndian.Uint32(v[8:])}
-	if m.ns < 0 || m.ns > far || m.frac >= b.Threshold {
-		return moment{}, mark // not ours
+	le := binary.LittleEndian
+	m := moment{policy.Nanos(le.Uint64(v)), le.Uint32(v[8:])}
+	h := heat{policy.Nanos(le.Uint64(v[12:])), policy.Nanos(le.Uint64(v[20:]))}
+	if !b.sane(m) || h.level < 0 || h.level > b.warm.Period || h.last < 0 {
+		return moment{}, heat{}, mark // not ours
 	}
-	return m, mark
+	return m, h, mark
 }
 
-func (b *bucket) store(m moment, mark uint32) bool {
-	v := binary.LittleEndian.AppendUint64(b.value[:0], uint64(m.ns))
-	v = binary.LittleEndian.AppendUint32(v, m.frac)
+// sane tells whether m can be a bucket's.
+func (b *bucket) sane(m moment) bool { return m.ns >= 0 && m.ns <= far && m.frac < b.Threshold }
+
+func (b *bucket) store(m moment, h heat, mark uint32) bool {
+	le := binary.LittleEndian
+	v := le.AppendUint32(le.AppendUint64(b.value[:0], uint64(m.ns)), m.frac)
+	v = le.AppendUint64(le.AppendUint64(v, uint64(h.level)), uint64(h.last))
 	return b.shared.CompareAndSwap(b.key, v, mark)
 }

@@ -4,6 +4,17 @@
 // the time that a bucket is made, it never lets through more than Burst + t × Threshold / Interval calls in a time
 // t, over all workers of an Envoy together. Over a stretch that begins later, the tokens count in addition that workers had
 // taken before it and not yet used: at most 10 ms worth for each, and none older than 20 ms.
+//
+// # Warming up
+//
+// A bucket that warms up asks more than one token for a call while it is cold: ColdFactor tokens after a pause of Period or longer,
+// one token when calls have come for Period without a pause, and in between the rate rises evenly. A pause is counted
+// from the last call on, and cools as fast as calls warm. What is shorter than Interval and the time between two calls of a cold
+// bucket together is no pause.
+//
+// # Hot values
+//
+// A HotRule has such a bucket, without leases, for each value that calls carry. See there.
 package ratelimit
 
 import (
@@ -13,31 +24,35 @@ import (
 
 // Rule is one limit.
 type Rule struct {
-	name    string
-	observe bool
+	policy.Rule
 	bucket  bucket
-	hits    policy.Hits
+	applies bool // to the call at hand
 }
 
 // New returns a rule with a full bucket. name goes into verdicts; with observe the rule only counts. shared holds the state for all
 // workers under a key made of scope, name and p; nil means that there is only one worker.
 func New(name string, p Params, observe bool, shared policy.Shared, scope string) *Rule {
-	r := &Rule{name: name, observe: observe}
+	r := &Rule{Rule: policy.NewRule(name, observe)}
 	r.bucket.setup(p, shared, scope, name)
 	return r
 }
 
-// Name returns the rule's name.
-func (r *Rule) Name() string { return r.name }
+// NewWarm returns a rule whose rate begins low after a pause.
+func NewWarm(name string, p Params, w WarmUp, observe bool, shared policy.Shared, scope string) *Rule {
+	r := &Rule{Rule: policy.NewRule(name, observe)}
+	r.bucket.warm = w
+	r.bucket.setup(p, shared, scope, name)
+	return r
+}
+
+// WarmUp returns how the rule's rate rises after a pause.
+func (r *Rule) WarmUp() WarmUp { return r.bucket.warm }
 
 // Params returns the parameters of the rule's bucket.
 func (r *Rule) Params() Params { return r.bucket.Params }
 
-// SetObserve changes whether the rule only counts. The bucket keeps its state.
-func (r *Rule) SetObserve(observe bool) { r.observe = observe }
-
-// Hits returns the counts, for reading.
-func (r *Rule) Hits() *policy.Hits { return &r.hits }
+// Tokens returns how many tokens the bucket holds, those that workers have taken and not yet used aside.
+func (r *Rule) Tokens(now policy.Nanos) uint64 { return r.bucket.tokens(now) }
 
 // Set is the policy of all rules that match the same calls: every one of them must have a token, and only then is
 // one taken from each. So a call that the smallest limit rejects costs the others nothing.
@@ -46,11 +61,12 @@ type Set []*Rule
 var _ policy.Policy = Set(nil)
 
 // Admit implements policy.Policy.
-func (s Set) Admit(now policy.Nanos, _ *policy.Call) policy.Verdict {
+func (s Set) Admit(now policy.Nanos, c *policy.Call) policy.Verdict {
 	var worst *Rule
 	var wait policy.Nanos
 	for _, r := range s {
-		if r.observe {
+		r.applies = r.Applies(c)
+		if !r.applies || r.Observe() {
 			continue
 		}
 		if w := r.bucket.ready(now); w > wait {
@@ -58,16 +74,19 @@ func (s Set) Admit(now policy.Nanos, _ *policy.Call) policy.Verdict {
 		}
 	}
 	if worst != nil {
-		worst.hits.Rejected++
-		return policy.Verdict{Reject: true, Code: protocol.CodeThrottled, Rule: worst.name, RetryAfterMillis: millis(wait)}
+		worst.Hits().Rejected++
+		return policy.Verdict{Reject: true, Code: protocol.CodeThrottled, Rule: worst.Name(), RetryAfterMillis: millis(wait)}
 	}
 	for _, r := range s {
-		if r.observe && r.bucket.ready(now) > 0 {
-			r.hits.WouldReject++
+		if !r.applies {
+			continue
+		}
+		if r.Observe() && r.bucket.ready(now) > 0 {
+			r.Hits().WouldReject++
 			continue
 		}
 		r.bucket.take(now)
-		r.hits.Admitted++
+		r.Hits().Admitted++
 	}
 	return policy.Verdict{}
 }

@@ -303,10 +303,10 @@ func TestAdmitDoesNotAllocate(t *testing.T) {
 
 type nopStore struct{}
 
-func (nopStore) Get(dst, _ []byte) ([]byte, uint32, bool)  { return append(dst, make12[:]...), 1, true }
+func (nopStore) Get(dst, _ []byte) ([]byte, uint32, bool)  { return append(dst, zeros[:]...), 1, true }
 func (nopStore) CompareAndSwap(_, _ []byte, _ uint32) bool { return true }
 
-var make12 [stateLen]byte
+var zeros [stateLen]byte
 
 func BenchmarkAdmit(b *testing.B) {
 	for _, n := range []int{1, 3} {

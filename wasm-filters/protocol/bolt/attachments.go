@@ -37,6 +37,8 @@ const (
 	// KeyTrace holds the whole span context in one string, tcid=…&spid=…&pspid=…&sample=…, towards a provider whose
 	// registration says rpcVer 50100 or later (RpcSofaTracer.clientBeforeSend).
 	KeyTrace = "new_rpc_trace_context"
+	// KeyBaggage holds the baggage of the trace for providers older than that, KEY=VALUE between ampersands.
+	KeyBaggage = "rpc_trace_context.sofaPenAttrs"
 	// PrefixRequestBaggage and PrefixResponseBaggage begin the keys of what the application attached.
 	PrefixRequestBaggage  = "rpc_req_baggage."
 	PrefixResponseBaggage = "rpc_resp_baggage."

@@ -20,6 +20,8 @@ const (
 	KeyPath      = "path"
 	KeyInterface = "interface"
 	KeyVersion   = "version"
+	// KeyTrace holds the span context of SOFATracer's filter for Dubbo (CommonSpanTags.RPC_TRACE_NAME).
+	KeyTrace = "dubbo.rpc.sofa.tracer"
 )
 
 // VisitAttachments calls fn for each attachment of a request, or of a response that has any, in the order of the frame. Of

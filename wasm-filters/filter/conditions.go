@@ -1,0 +1,127 @@
+package filter
+
+import (
+	"bytes"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+)
+
+// A key names an attachment that rules ask for.
+type key struct {
+	name  string
+	label bool // Protocol.Labels comes before the name
+}
+
+// subjects are the subjects of conditions. The zero value is that of an absent one.
+var subjects = map[config.Subject]struct {
+	subject policy.Subject
+	label   bool
+}{
+	config.SubjectCallerApplication:   {subject: policy.SubjectCaller},
+	config.SubjectProviderApplication: {subject: policy.SubjectProvider},
+	config.SubjectCallerIP:            {subject: policy.SubjectAddress},
+	config.SubjectCallerIdentity:      {subject: policy.SubjectIdentity},
+	config.SubjectAttachment:          {subject: policy.SubjectAttachment},
+	config.SubjectLabel:               {subject: policy.SubjectAttachment, label: true},
+	config.SubjectTrafficType:         {subject: policy.SubjectTraffic},
+}
+
+// ask notes that a rule asks for a subject's value.
+func (rs *ruleset) ask(s *spec, subject policy.Subject) {
+	switch subject {
+	case policy.SubjectAttachment:
+		s.asks = true
+	case policy.SubjectTraffic:
+		s.asks, rs.traffic = true, true
+	case policy.SubjectAddress, policy.SubjectIdentity:
+		s.peer = true
+	}
+}
+
+// slot returns the number of an attachment, which rules ask for from now on.
+func (rs *ruleset) slot(s config.Subject, name string) int {
+	k := key{name, subjects[s].label}
+	if subjects[s].subject != policy.SubjectAttachment {
+		return 0
+	}
+	for i := range rs.keys {
+		if rs.keys[i] == k {
+			return i
+		}
+	}
+	rs.keys = append(rs.keys, k)
+	return len(rs.keys) - 1
+}
+
+// conditions makes conditions ready.
+func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
+	var cs policy.Conditions
+	for i := range list {
+		c := &list[i]
+		x := policy.Condition{
+			Subject: subjects[c.Subject].subject,
+			Key:     rs.slot(c.Subject, c.Key),
+			Not:     c.Operator == config.OperatorNotEquals || c.Operator == config.OperatorNotIn,
+			Exists:  c.Operator == config.OperatorExists,
+		}
+		switch {
+		case x.Exists:
+		case x.Subject == policy.SubjectAddress:
+			for _, v := range c.Values {
+				n, _ := match.ParseNetwork(v)
+				x.Networks = append(x.Networks, n)
+			}
+		case c.Operator == config.OperatorPrefix:
+			x.Strings.Prefix = c.Values[0]
+		case c.Operator == config.OperatorRegex:
+			x.Strings.Pattern, _ = match.Compile(c.Values[0])
+		default:
+			x.Strings.In = c.Values
+		}
+		cs = append(cs, x)
+	}
+	return cs
+}
+
+// loadTest tells whether a span context of SOFATracer says that the call is part of a load test: its baggage is items
+// KEY=VALUE between ampersands, of which mark=T is SofaTracerConstant.LOAD_TEST_TAG and LOAD_TEST_VALUE.
+func loadTest(trace []byte) bool {
+	const mark = "mark=T"
+	for at := 0; ; {
+		i := bytes.Index(trace[at:], markBytes)
+		if i < 0 {
+			return false
+		}
+		start := at + i
+		at = start + len(mark)
+		if (start == 0 || trace[start-1] == '&') && (at == len(trace) || trace[at] == '&') {
+			return true
+		}
+	}
+}
+
+var markBytes = []byte("mark=T")
+
+// A peer is what is known of the other end of a connection, once a rule has asked for it.
+type peer struct {
+	policy.Peer
+	known bool
+}
+
+// peerOf returns what is known of the peer of the connection whose callback is at hand.
+func (c *Conn) peerOf() *policy.Peer {
+	p := &c.peer
+	if !p.known {
+		vm := c.rt.vm
+		p.known = true
+		vm.line = vm.host.PeerAddress(vm.line[:0])
+		p.Address, p.AddressKnown = match.ParsePeer(vm.line)
+		vm.line = vm.host.PeerIdentity(vm.line[:0])
+		if len(vm.line) > 0 {
+			p.Identity = append(p.Identity[:0], vm.line...)
+		}
+	}
+	return &p.Peer
+}

@@ -1,0 +1,132 @@
+package filter
+
+import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+)
+
+// decide asks the policies of a route about the request that vm.frame and vm.known describe, whose direction is dir. read says
+// that its attachments are in vm.attachment; ours that it can still be rejected.
+func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ours bool) policy.Verdict {
+	rt, vm := c.rt, c.rt.vm
+	k, ch := &vm.known, r.chain
+	call := &vm.call
+	*call = policy.Call{Direction: dir, Protocol: vm.protocols[c.protocol].Codec.Name(), Service: k.service, Version: k.version, Group: k.group,
+		Method: k.method, Caller: k.caller, App: rt.rules.app, OneWay: vm.frame.Kind == protocol.KindOneWay}
+	if ch.asks {
+		call.Unreadable = !read
+		if read {
+			call.Attachments, call.LoadTest = vm.attachment.values, vm.attachment.loadTest
+		}
+	}
+	if ch.peer {
+		call.Peer = c.peerOf()
+	}
+	for i, pol := range ch.policies {
+		v := pol.Admit(now, call)
+		if i == ch.audited && v.Rule != "" {
+			c.audit(&v, now)
+		}
+		if !v.Reject {
+			continue
+		}
+		if !ours {
+			// The rule came while the frame was on its way: part of it has gone on.
+			rt.metrics.fault(c.protocol, c.dir, faultLate)
+			ch.done(now, call, policy.Outcome{})
+			break
+		}
+		ch.done(now, call, policy.Outcome{Result: protocol.OutcomeRejected})
+		if ch.fallback != nil && ch.softened >= 0 && i >= ch.softened {
+			if instead := ch.fallback.Admit(now, call); instead.Reject {
+				return instead
+			}
+		}
+		return v
+	}
+	return policy.Verdict{}
+}
+
+// done tells the policies that want to know it how a call ended.
+func (ch *chain) done(now policy.Nanos, call *policy.Call, o policy.Outcome) {
+	if call.Marks == 0 {
+		return
+	}
+	for _, pol := range ch.marking {
+		pol.Done(now, call, o)
+	}
+	call.Marks = 0
+}
+
+// settle tells the policies how a call ended that was followed.
+func (c *Conn) settle(e *call, now policy.Nanos, o policy.Outcome) {
+	call := &c.rt.vm.call
+	*call = policy.Call{Direction: e.route.dir, Protocol: c.rt.vm.protocols[c.protocol].Codec.Name(), Marks: e.marks}
+	e.chain.done(now, call, o)
+}
+
+// audit logs that the call at hand is denied, or would be.
+func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
+	vm := c.rt.vm
+	if !vm.limiter.allow(topicAudit, now) {
+		return
+	}
+	call := &vm.call
+	l := append(vm.line[:0], "isthmus: access "...)
+	if v.Reject {
+		l = append(l, "denied"...)
+	} else {
+		l = append(l, "would be denied"...)
+	}
+	l = append(l, `: rule "`...)
+	l = append(l, v.Rule...)
+	l = append(l, `", `...)
+	l = append(l, call.Direction.String()...)
+	l = append(l, ", "...)
+	l = append(l, call.Protocol...)
+	l = append(l, ' ')
+	l = appendText(l, call.Service)
+	l = append(l, '/')
+	l = appendText(l, call.Method)
+	l = append(l, ", caller "...)
+	if call.Caller == nil {
+		l = append(l, "unknown"...)
+	} else {
+		l = appendText(l, call.Caller)
+	}
+	vm.line = l
+	p := c.peerOf()
+	l = vm.line
+	if p.AddressKnown {
+		l = append(l, " at "...)
+		l = p.Address.Append(l)
+	}
+	if len(p.Identity) > 0 {
+		l = append(l, " as "...)
+		l = appendText(l, p.Identity)
+	}
+	l = vm.limiter.appendOmitted(l, topicAudit)
+	vm.line = l
+	vm.host.Log(LevelInfo, l)
+}
+
+// answer appends the response to a rejected call: the value that a rule has for it, or an error.
+func (vm *VM) answer(dst []byte, codec protocol.Codec, e *call) []byte {
+	vm.asked = protocol.Frame{Kind: protocol.KindRequest, ID: e.id, Flags: e.flags, Serialization: e.serialization, Variant: e.variant}
+	if e.answer != nil && len(e.answer.Replies) > 0 {
+		if replier, ok := codec.(Replier); ok {
+			for i := range e.answer.Replies {
+				r := &e.answer.Replies[i]
+				if r.Protocol == codec.Name() && r.Serialization == e.serialization {
+					return replier.AppendReply(dst, &vm.asked, r.Value)
+				}
+			}
+		}
+	}
+	vm.line = appendMessage(vm.line[:0], e.code, e.rule, e.retry)
+	if e.answer != nil && e.answer.Message != "" {
+		vm.line = append(vm.line, "; "...)
+		vm.line = append(vm.line, e.answer.Message...)
+	}
+	return codec.AppendReject(dst, &vm.asked, e.code, view(vm.line))
+}

@@ -1,0 +1,342 @@
+package filter
+
+import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/access"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/breaker"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/concurrency"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/degrade"
+	inject "github.com/isthmus-mesh/isthmus/wasm-filters/policy/fault"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/ratelimit"
+)
+
+// A governor is the state of one rule.
+type governor interface {
+	Name() string
+	Observe() bool
+	Hits() *policy.Hits
+	Renew(observe bool, when policy.Conditions)
+}
+
+// A kind is a kind of rules.
+type kind struct {
+	label string // in metrics
+	// specs appends the rules of this kind.
+	specs func(dst []spec, p *config.Plugin) []spec
+	// renew returns the state for a rule. old is the state of the rule of the same kind and name before, or nil: where the
+	// parameters are the same it goes on.
+	renew func(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor
+	// join makes one policy of the states of all rules of this kind that match the same calls. Their bits in policy.Call.Marks
+	// begin with first.
+	join func(states []governor, first uint) policy.Policy
+	// marks says that the rules have such bits.
+	marks bool
+	// softened says that a call which these rules reject may get a reply from a degrade rule instead.
+	softened bool
+	// audited says that what these rules deny is logged.
+	audited bool
+	// fallback says that these rules decide only on what others reject.
+	fallback bool
+	// hot returns the subject of a rule's hot values; nil: the rules have none.
+	hot func(p *config.Plugin, i int) *config.HotValues
+	// gauge returns the name of a rule's gauge, and its value; nil: the rules have none.
+	gauge func(g governor, now policy.Nanos) (name string, value uint64)
+}
+
+// kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
+// another kind rejects costs nothing.
+var kinds = []kind{
+	{label: "access", specs: accessSpecs, renew: renewAccess, join: joinAccess, audited: true},
+	{label: "faultInjection", specs: faultSpecs, renew: renewFault, join: joinFault},
+	{label: "degrade", specs: degradeSpecs(config.WhenAlways), renew: renewDegrade, join: joinDegrade},
+	{label: "degrade", specs: degradeSpecs(config.WhenRejected), renew: renewDegrade, join: joinDegrade, fallback: true},
+	{label: "circuitBreaker", specs: breakerSpecs, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
+	{label: "throttle", specs: throttleSpecs(concurrencyRule), renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
+	{label: "throttle", specs: throttleSpecs(hotRule), renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
+	{label: "throttle", specs: throttleSpecs(rateRule), renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
+}
+
+// maxMarks is how many rules with marks may be for one call.
+const maxMarks = 64
+
+// gather brings states to their own type.
+func gather[T governor](states []governor) []T {
+	list := make([]T, len(states))
+	for i, s := range states {
+		list[i] = s.(T)
+	}
+	return list
+}
+
+func accessSpecs(dst []spec, p *config.Plugin) []spec {
+	for i := range p.Access {
+		dst = append(dst, spec{index: i, rule: &p.Access[i].Rule})
+	}
+	return dst
+}
+
+func renewAccess(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
+	action := access.Deny
+	switch p.Access[s.index].Action {
+	case config.AccessAllow:
+		action = access.Allow
+	case config.AccessDefaultDeny:
+		action = access.DefaultDeny
+	}
+	if r, ok := old.(*access.Rule); ok && r.Action() == action {
+		return r
+	}
+	return access.New(s.name, action, s.observe)
+}
+
+func joinAccess(states []governor, _ uint) policy.Policy {
+	return access.Set(gather[*access.Rule](states))
+}
+
+func faultSpecs(dst []spec, p *config.Plugin) []spec {
+	for i := range p.FaultInjection {
+		dst = append(dst, spec{index: i, rule: &p.FaultInjection[i].Rule})
+	}
+	return dst
+}
+
+func renewFault(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
+	f := &p.FaultInjection[s.index]
+	params := inject.Params{Code: f.Abort.Code.Protocol(), Message: f.Abort.Message, PerMillion: f.PerMillion}
+	if r, ok := old.(*inject.Rule); ok && r.Params() == params {
+		return r
+	}
+	return inject.New(s.name, params, s.observe)
+}
+
+func joinFault(states []governor, _ uint) policy.Policy {
+	return inject.Set(gather[*inject.Rule](states))
+}
+
+func degradeSpecs(when config.DegradeWhen) func(dst []spec, p *config.Plugin) []spec {
+	return func(dst []spec, p *config.Plugin) []spec {
+		for i := range p.Degrade {
+			if p.Degrade[i].When == when {
+				dst = append(dst, spec{index: i, rule: &p.Degrade[i].Rule})
+			}
+		}
+		return dst
+	}
+}
+
+// renewDegrade always makes a new rule: it has no state but its hits.
+func renewDegrade(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
+	var replies []policy.Reply
+	for _, r := range p.Degrade[s.index].Replies {
+		value, _ := config.DecodeValue(r.Value)
+		replies = append(replies, policy.Reply{Protocol: r.Protocol, Serialization: uint8(r.Serialization), Value: value})
+	}
+	return degrade.New(s.name, replies, s.observe)
+}
+
+func joinDegrade(states []governor, _ uint) policy.Policy {
+	return degrade.Set(gather[*degrade.Rule](states))
+}
+
+func breakerSpecs(dst []spec, p *config.Plugin) []spec {
+	for i := range p.CircuitBreaker {
+		dst = append(dst, spec{index: i, rule: &p.CircuitBreaker[i].Rule})
+	}
+	return dst
+}
+
+func renewBreaker(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	c := &p.CircuitBreaker[s.index]
+	params := breaker.Params{Threshold: c.Threshold, Window: nanos(c.StatIntervalMillis), MinRequests: c.MinRequestAmount,
+		MaxRT: nanos(c.MaxAllowedRtMillis), Retry: nanos(c.RetryTimeoutMillis), Probes: c.ProbeNum}
+	switch c.Strategy {
+	case config.StrategyErrorCount:
+		params.Strategy = breaker.ErrorCount
+	case config.StrategyAverageResponseTime:
+		params.Strategy = breaker.AverageResponseTime
+	case config.StrategySlowCallRatio:
+		params.Strategy = breaker.SlowCallRatio
+	}
+	for _, e := range c.Errors {
+		switch e {
+		case config.ErrorTransport:
+			params.Errors |= breaker.Transport
+		case config.ErrorStatus:
+			params.Errors |= breaker.Status
+		case config.ErrorException:
+			params.Errors |= breaker.Exception
+		}
+	}
+	if r, ok := old.(*breaker.Rule); ok && r.Params() == params {
+		return r
+	}
+	return breaker.New(s.name, params, s.observe, shared, scope)
+}
+
+func joinBreaker(states []governor, first uint) policy.Policy {
+	return breaker.NewSet(gather[*breaker.Rule](states), first)
+}
+
+func breakerGauge(g governor, now policy.Nanos) (string, uint64) {
+	return nameRuleCircuit, uint64(g.(*breaker.Rule).Phase(now))
+}
+
+func rateRule(t *config.Throttle) bool {
+	return t.Type == config.ThrottleRate && t.HotValues.Subject == ""
+}
+func hotRule(t *config.Throttle) bool         { return t.HotValues.Subject != "" }
+func concurrencyRule(t *config.Throttle) bool { return t.Type == config.ThrottleConcurrency }
+
+func throttleSpecs(of func(*config.Throttle) bool) func(dst []spec, p *config.Plugin) []spec {
+	return func(dst []spec, p *config.Plugin) []spec {
+		for i := range p.Throttle {
+			if of(&p.Throttle[i]) {
+				dst = append(dst, spec{index: i, rule: &p.Throttle[i].Rule})
+			}
+		}
+		return dst
+	}
+}
+
+func renewConcurrency(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	limit := p.Throttle[s.index].Threshold
+	if r, ok := old.(*concurrency.Rule); ok {
+		r.SetLimit(limit)
+		return r
+	}
+	return concurrency.New(s.name, limit, s.observe, shared, scope)
+}
+
+func joinConcurrency(states []governor, first uint) policy.Policy {
+	return concurrency.NewSet(gather[*concurrency.Rule](states), first)
+}
+
+func concurrencyGauge(g governor, _ policy.Nanos) (string, uint64) {
+	return nameRuleRunning, uint64(g.(*concurrency.Rule).Running())
+}
+
+func rateParams(t *config.Throttle) ratelimit.Params {
+	return ratelimit.Params{Threshold: t.Threshold, Interval: nanos(t.IntervalMillis), Burst: t.Burst}
+}
+
+func hotValues(p *config.Plugin, i int) *config.HotValues { return &p.Throttle[i].HotValues }
+
+func renewHot(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	t := &p.Throttle[s.index]
+	params := ratelimit.HotParams{Params: rateParams(t), Subject: subjects[t.HotValues.Subject].subject, MaxValues: t.HotValues.MaxValues}
+	r, ok := old.(*ratelimit.HotRule)
+	if !ok || r.Params() != params {
+		r = ratelimit.NewHot(s.name, params, s.observe, shared, scope)
+	}
+	r.SetKey(s.hot)
+	return r
+}
+
+func joinHot(states []governor, first uint) policy.Policy {
+	return ratelimit.NewHotSet(gather[*ratelimit.HotRule](states), first)
+}
+
+func renewRate(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	t := &p.Throttle[s.index]
+	params, warm := rateParams(t), ratelimit.WarmUp{Period: nanos(t.WarmUp.PeriodMillis), ColdFactor: t.WarmUp.ColdFactor}
+	if r, ok := old.(*ratelimit.Rule); ok && r.Params() == params && r.WarmUp() == warm {
+		return r
+	}
+	return ratelimit.NewWarm(s.name, params, warm, s.observe, shared, scope)
+}
+
+func joinRate(states []governor, _ uint) policy.Policy {
+	return ratelimit.Set(gather[*ratelimit.Rule](states))
+}
+
+func rateGauge(g governor, now policy.Nanos) (string, uint64) {
+	return nameRuleTokens, g.(*ratelimit.Rule).Tokens(now)
+}
+
+// nanos turns milliseconds into nanoseconds.
+func nanos(ms uint32) policy.Nanos { return policy.Nanos(ms) * 1_000_000 }
+
+// A chain is the policies for the calls of one route, in the order in which they decide.
+type chain struct {
+	policies []policy.Policy
+	softened int             // the first policy whose rejections fallback may replace
+	fallback policy.Policy   // nil: none
+	marking  []policy.Policy // those that want to know how a call ended
+	asks     bool            // rules ask for attachments
+	peer     bool            // rules ask for the connection's peer
+	audited  int             // the policy whose denials are logged; -1: none
+}
+
+// chain makes the policies of all rules that match a call; nil where none does. It allocates, unless there is none: once for each route
+// and configuration, and, where routes can no longer be remembered, for each call that a rule matches.
+func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
+	if back {
+		return nil
+	}
+	rs := rt.rules
+	rt.matched = rs.matching(rt.matched[:0], dir, k)
+	if len(rt.matched) == 0 {
+		return nil
+	}
+	c := &chain{softened: -1, audited: -1}
+	marks := uint(0)
+	for i := 0; i < len(rt.matched); {
+		at := rs.specs[rt.matched[i]].kind
+		kd := &kinds[at]
+		// Rules that only observe come last: what another rule rejects does not concern them.
+		var states, observing []governor
+		for ; i < len(rt.matched) && rs.specs[rt.matched[i]].kind == at; i++ {
+			s := &rs.specs[rt.matched[i]]
+			g := rt.states[rt.matched[i]].governor
+			if kd.marks && marks+uint(len(states)+len(observing)) >= maxMarks {
+				rt.crowded(s, k)
+				continue
+			}
+			c.asks, c.peer = c.asks || s.asks, c.peer || s.peer
+			if s.observe {
+				observing = append(observing, g)
+			} else {
+				states = append(states, g)
+			}
+		}
+		states = append(states, observing...)
+		if len(states) == 0 {
+			continue
+		}
+		p := kd.join(states, marks)
+		if kd.marks {
+			marks += uint(len(states))
+			c.marking = append(c.marking, p)
+		}
+		if kd.fallback {
+			c.fallback = p
+			continue
+		}
+		if kd.softened && c.softened < 0 {
+			c.softened = len(c.policies)
+		}
+		if kd.audited {
+			c.audited = len(c.policies)
+		}
+		c.policies = append(c.policies, p)
+	}
+	return c
+}
+
+// crowded logs that a rule is not in force for some calls.
+func (rt *Runtime) crowded(s *spec, k *known) {
+	vm := rt.vm
+	if !vm.limiter.allow(topicCrowded, vm.host.Now()) {
+		return
+	}
+	l := append(vm.line[:0], `isthmus: rule "`...)
+	l = append(l, s.name...)
+	l = append(l, `" is not in force for `...)
+	l = appendText(l, k.service)
+	l = append(l, '/')
+	l = appendText(l, k.method)
+	l = append(l, ": more than 64 circuit breakers, concurrency limits and limits of hot values are for these calls"...)
+	vm.line = l
+	vm.host.Log(LevelError, l)
+}
