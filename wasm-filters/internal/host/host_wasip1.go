@@ -62,7 +62,7 @@ func (host) Get(dst, key []byte) ([]byte, uint32, bool) {
 	return append(dst, b...), outMark, true
 }
 
-var shared [512]byte // room for values from the shared data: the longest is a circuit breaker's, 265 bytes
+var shared [512]byte // room for values from the shared data: the longest is a circuit breaker's, 269 bytes
 
 // CompareAndSwap implements policy.Shared.
 func (host) CompareAndSwap(key, value []byte, mark uint32) bool {

@@ -64,6 +64,7 @@ type Rule struct {
 	sumAt   uint64
 	fresh   policy.Nanos // until when state is taken for the truth
 	pending bucket       // calls that ended and are not in the shared state
+	turn    uint32       // the state's, when the first of them ended
 	merge   policy.Nanos // when pending is to be brought there
 
 	shared policy.Shared // nil: this worker is alone
@@ -187,7 +188,12 @@ func (r *Rule) done(now policy.Nanos, o policy.Outcome) {
 	}
 	slot := uint64(now / r.width)
 	if r.pending.slot != slot && r.pending.total > 0 {
-		r.update(now, event{kind: eventMerge})
+		if r.update(now, event{kind: eventMerge}); r.state.phase != Closed {
+			return // somebody has opened it
+		}
+	}
+	if r.pending.total == 0 {
+		r.turn = r.state.turn
 	}
 	r.pending.slot = slot
 	r.pending.total++

@@ -29,6 +29,7 @@ type state struct {
 	since   policy.Nanos // HalfOpen: since when. What began later is a probe: nothing else is admitted
 	granted uint32       // probes on their way, and those that went well
 	passed  uint32       // probes that went well
+	turn    uint32       // how often the circuit has opened: what ended in an earlier turn does not count in this one
 	ring    [buckets]bucket
 }
 
@@ -83,14 +84,14 @@ func (r *Rule) apply(s *state, now policy.Nanos, e event) (wait policy.Nanos, ok
 		if e.bad {
 			s.open(now + r.params.Retry)
 		} else if s.passed++; s.passed >= r.params.Probes {
-			*s = state{}
+			*s = state{turn: s.turn}
 		}
 	case eventBack:
 		if s.phase == HalfOpen && e.start >= s.since && s.granted > s.passed {
 			s.granted--
 		}
 	case eventMerge:
-		if s.phase != Closed {
+		if s.phase != Closed || s.turn != r.turn {
 			return 0, false
 		}
 		p := &r.pending
@@ -109,12 +110,12 @@ func (r *Rule) apply(s *state, now policy.Nanos, e event) (wait policy.Nanos, ok
 }
 
 // open opens the circuit. What was counted has had its effect.
-func (s *state) open(until policy.Nanos) { *s = state{phase: Open, until: until} }
+func (s *state) open(until policy.Nanos) { *s = state{phase: Open, until: until, turn: s.turn + 1} }
 
 const (
-	// stateLen is the length of the shared state, all little endian: phase (1), until (8), since (8), granted (4), passed (4), and for
+	// stateLen is the length of the shared state, all little endian: phase (1), until (8), since (8), granted (4), passed (4), turn (4), and for
 	// each bucket slot (8), total (4), bad (4), nanos (8).
-	stateLen = 25 + buckets*24
+	stateLen = 29 + buckets*24
 	// attempts bounds the tries to swap the shared state. Each failed one means that another worker succeeded.
 	attempts = 32
 )
@@ -157,8 +158,9 @@ func (s *state) decode(v []byte) {
 	s.phase = Phase(v[0])
 	s.until, s.since = policy.Nanos(le.Uint64(v[1:])), policy.Nanos(le.Uint64(v[9:]))
 	s.granted, s.passed = le.Uint32(v[17:]), le.Uint32(v[21:])
+	s.turn = le.Uint32(v[25:])
 	for i := range s.ring {
-		b := v[25+24*i:]
+		b := v[29+24*i:]
 		s.ring[i] = bucket{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint64(b[16:])}
 	}
 }
@@ -169,7 +171,7 @@ func (r *Rule) store(mark uint32) bool {
 	s := &r.state
 	v := append(r.value[:0], byte(s.phase))
 	v = le.AppendUint64(le.AppendUint64(v, uint64(s.until)), uint64(s.since))
-	v = le.AppendUint32(le.AppendUint32(v, s.granted), s.passed)
+	v = le.AppendUint32(le.AppendUint32(le.AppendUint32(v, s.granted), s.passed), s.turn)
 	for i := range s.ring {
 		b := &s.ring[i]
 		v = le.AppendUint32(le.AppendUint32(le.AppendUint64(v, b.slot), b.total), b.bad)
