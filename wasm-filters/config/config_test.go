@@ -287,6 +287,22 @@ func TestRuleFaults(t *testing.T) {
 	if got := many.Validate().Error(); got != "config: has more than 5000 rules" {
 		t.Error(got)
 	}
+	var keys Plugin
+	for i := range 65 {
+		subject := SubjectAttachment
+		if i >= 32 {
+			subject = SubjectLabel
+		}
+		keys.Access = append(keys.Access, Access{Action: AccessDeny, Rule: Rule{Name: strconv.Itoa(i),
+			Match: []Condition{{Subject: subject, Key: strconv.Itoa(i % 32), Operator: OperatorExists}}}})
+	}
+	if got := keys.Validate(); got != nil {
+		t.Error(got)
+	}
+	keys.Throttle = []Throttle{{Rule: Rule{Name: "a"}, HotValues: HotValues{Subject: SubjectLabel, Key: "another"}}}
+	if got := keys.Validate().Error(); got != "config: asks for more than 64 different attachments and labels" {
+		t.Error(got)
+	}
 }
 
 // TestDecodeValue holds the reader of base64 to the standard library's.

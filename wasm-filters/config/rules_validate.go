@@ -16,6 +16,7 @@ const (
 	maxReplies    = 16
 	maxReply      = 64 << 10 // decoded
 	maxErrors     = 3
+	maxKeys       = 64 // attachments and labels, over all rules
 	million       = 1_000_000
 	maxInterval   = 86_400_000
 	maxDuration   = 3_600_000
@@ -100,6 +101,7 @@ func (v *validator) rules(p *Plugin) {
 	if p.Rules() > MaxRules {
 		v.fault("", "has more than "+strconv.Itoa(MaxRules)+" rules")
 	}
+	v.keys = make(map[string]struct{})
 	names := make(map[string]struct{})
 	for i := range p.Access {
 		a, at := &p.Access[i], index("access", i)
@@ -136,6 +138,9 @@ func (v *validator) rules(p *Plugin) {
 		at := index("throttle", i)
 		v.rule(at, &p.Throttle[i].Rule, names)
 		v.throttle(at, &p.Throttle[i])
+	}
+	if len(v.keys) > maxKeys {
+		v.fault("", "asks for more than "+strconv.Itoa(maxKeys)+" different attachments and labels")
 	}
 }
 
@@ -272,6 +277,8 @@ func (v *validator) key(at string, s Subject, key string) {
 		v.fault(at+".key", "goes only with attachment and label")
 	case len(key) > maxMatch:
 		v.fault(at+".key", "longer than 512 bytes")
+	case keyed && len(v.keys) <= maxKeys:
+		v.keys[string(s)+" "+key] = struct{}{}
 	}
 }
 

@@ -98,7 +98,10 @@ func (p *Plugin) Validate() Faults {
 }
 
 // A validator collects faults. Its methods are not inlined: they stand in many places, and size is start-up time.
-type validator struct{ faults Faults }
+type validator struct {
+	faults Faults
+	keys   map[string]struct{} // of attachments and labels that rules ask for
+}
 
 //go:noinline
 func (v *validator) fault(path, msg string) {

@@ -18,16 +18,19 @@ var protocols = []filter.Protocol{
 	{Codec: bolt.Codec{}, Labels: bolt.PrefixRequestBaggage, Traces: []string{bolt.KeyTrace, bolt.KeyBaggage}},
 }
 
-// The configurations of the fuzz targets. The first two never change a byte.
+// The configurations of the fuzz targets. The first three never change a byte.
 var confs = []string{
 	`{}`,
 	`{"throttle":[{"name":"observe","mode":"observe","threshold":0}],"limits":{"maxInspectBytes":4096,"maxFrameBytes":2048}}`,
+	`{"access":[{"name":"a","action":"deny","mode":"observe","match":[{"subject":"attachment","key":"group","operator":"exists"}]}],"circuitBreaker":[{"name":"c","strategy":"errorCount","threshold":1,"minRequestAmount":1,"mode":"observe"}],"throttle":[{"name":"t","type":"concurrency","threshold":1,"mode":"observe"}]}`,
 	`{"throttle":[{"name":"none","threshold":0}]}`,
 	`{"throttle":[{"name":"some","target":{"service":{"exact":"demo.A"},"caller":{"exact":"shop"}},"threshold":1}],"limits":{"maxInFlight":4,"maxInspectBytes":4096}}`,
 	`{"throttle":[{"name":"small","target":{"method":{"prefix":"m"}},"threshold":1}],"limits":{"maxFrameBytes":1024,"maxInspectBytes":4096,"garbage":"close","oversize":"close"}}`,
+	`{"access":[{"name":"a","action":"allow","match":[{"subject":"attachment","key":"timeout","operator":"notEquals","values":["7"]}]}],"throttle":[{"name":"c","type":"concurrency","threshold":1}],"degrade":[{"name":"d","when":"rejected","replies":[{"protocol":"bolt","serialization":1,"value":"Tg=="}]}]}`,
+	`{"circuitBreaker":[{"name":"c","strategy":"errorCount","threshold":1,"minRequestAmount":1,"errors":["exception","status"]}],"throttle":[{"name":"h","threshold":2,"hotValues":{"subject":"label","key":"group"}}],"faultInjection":[{"name":"f","target":{"method":{"regex":"[n-z]"}},"abort":{"message":"m"}}]}`,
 }
 
-const unchanged = 2
+const unchanged = 3
 
 func seeds(f *testing.F) {
 	var reqs, resps []byte

@@ -3,6 +3,7 @@ package filtertest_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
@@ -34,6 +35,36 @@ func hundred() string {
 		s += fmt.Sprintf(`{"name":"r%d","threshold":1000000000,"target":{%s}}`, i, target)
 	}
 	return s + `]}`
+}
+
+// mixed is a configuration of 100 rules of all kinds, each with conditions or hot values. Of those that match demo.Hello/hi three apply
+// to the calls that frames makes: a limit of hot values, a circuit breaker and an access list.
+func mixed() string {
+	lists := map[string][]string{}
+	for i := range 95 {
+		list := []string{"access", "faultInjection", "degrade", "circuitBreaker", "throttle"}[i%5]
+		rule := fmt.Sprintf(`"name":"r%d","target":{"service":{"in":["demo.Other%d","demo.More"]}},"match":[{"subject":"attachment","key":"k%d","operator":"exists"}]`, i, i, i%7)
+		switch list {
+		case "access":
+			rule += `,"action":"deny"`
+		case "circuitBreaker":
+			rule += `,"strategy":"errorCount","threshold":1`
+		case "throttle":
+			rule += `,"threshold":1`
+		}
+		lists[list] = append(lists[list], "{"+rule+"}")
+	}
+	lists["access"] = append(lists["access"], `{"name":"list","action":"allow","target":{"service":{"exact":"demo.Hello"}},"match":[`+
+		`{"subject":"callerApplication","operator":"regex","values":["(shop|pay)"]},{"subject":"callerIP","operator":"in","values":["10.0.0.0/8"]}]}`)
+	lists["circuitBreaker"] = append(lists["circuitBreaker"], `{"name":"circuit","strategy":"errorRatio","threshold":500000,"target":{"method":{"prefix":"h"}}}`)
+	lists["throttle"] = append(lists["throttle"], `{"name":"each","threshold":1000000000,"hotValues":{"subject":"callerApplication"}}`,
+		`{"name":"tenant","threshold":0,"match":[{"subject":"attachment","key":"tenant","operator":"equals","values":["suspended"]}]}`)
+	lists["faultInjection"] = append(lists["faultInjection"], `{"name":"load","match":[{"subject":"trafficType","operator":"equals","values":["loadTest"]}]}`)
+	var all []string
+	for list, rules := range lists {
+		all = append(all, fmt.Sprintf("%q:[%s]", list, strings.Join(rules, ",")))
+	}
+	return "{" + strings.Join(all, ",") + "}"
 }
 
 func frames(tb testing.TB, protocol string) (req, resp []byte) {
@@ -68,16 +99,17 @@ func ackFor(tb testing.TB, protocol string) []byte {
 func TestHotPathDoesNotAllocate(t *testing.T) {
 	for _, p := range protocols {
 		name := p.Codec.Name()
-		for rules, conf := range map[string]string{"no rule": "{}", "100 rules": hundred()} {
+		for rules, conf := range map[string]string{"no rule": "{}", "100 rules": hundred(), "100 rules of all kinds": mixed(),
+			"concurrency": `{"throttle":[{"name":"c","type":"concurrency","threshold":10}]}`} {
 			req, resp := frames(t, name)
-			n := filtertest.NewNative(new(filtertest.World), protocols)
+			n := filtertest.NewNative(&filtertest.World{Peer: "10.1.2.3:4000"}, protocols)
 			if err := n.Configure(conf); err != nil {
 				t.Fatal(err)
 			}
 			c := n.Conn(policy.DirectionClient)
 			// Another filter, whose rule admits nothing.
 			none := filtertest.NewNative(new(filtertest.World), protocols)
-			if err := none.Configure(`{"throttle":[{"name":"none","threshold":0}]}`); err != nil {
+			if err := none.Configure(`{"throttle":[{"name":"none","threshold":0}],"circuitBreaker":[{"name":"c","strategy":"errorCount","threshold":1}]}`); err != nil {
 				t.Fatal(err)
 			}
 			closed := none.Conn(policy.DirectionClient)
@@ -135,7 +167,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 // BenchmarkCall is one call: a request of 1 KB and its response, each in a callback of its own, or 16 of each.
 func BenchmarkCall(b *testing.B) {
 	for _, p := range protocols {
-		for rules, conf := range map[string]string{"0rules": "{}", "100rules": hundred()} {
+		for rules, conf := range map[string]string{"0rules": "{}", "100rules": hundred(), "100mixed": mixed()} {
 			for _, batch := range []int{1, 16} {
 				b.Run(fmt.Sprintf("%s/%s/batch%d", p.Codec.Name(), rules, batch), func(b *testing.B) {
 					req, resp := frames(b, p.Codec.Name())
@@ -148,7 +180,7 @@ func BenchmarkCall(b *testing.B) {
 						reqs, resps = append(reqs, req...), append(resps, resp...)
 						reqs[where+at], resps[len(resps)-len(resp)+at] = byte(i), byte(i)
 					}
-					n := filtertest.NewNative(new(filtertest.World), protocols)
+					n := filtertest.NewNative(&filtertest.World{Peer: "10.1.2.3:4000"}, protocols)
 					if err := n.Configure(conf); err != nil {
 						b.Fatal(err)
 					}

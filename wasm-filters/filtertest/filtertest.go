@@ -320,6 +320,7 @@ func (n *Native) Open(dir policy.Direction) (int, error) {
 
 // Conn begins a connection and returns it as it is.
 func (n *Native) Conn(dir policy.Direction) *filter.Conn {
+	n.peer = n.world.peer()
 	return n.plugins[n.current].NewConn(dir)
 }
 

@@ -51,13 +51,13 @@ func TestReadme(t *testing.T) {
 	}
 	// A run in which every metric appears.
 	n := filtertest.NewNative(new(filtertest.World), protocols)
-	for _, conf := range []string{`{"generation":"g","throttle":[{"name":"t","threshold":1}]}`, `{`} {
+	for _, conf := range []string{`{"generation":"g","throttle":[{"name":"t","threshold":1},{"name":"c","threshold":9,"type":"concurrency"}],"circuitBreaker":[{"name":"b","strategy":"errorCount","threshold":1,"minRequestAmount":1}]}`, `{`} {
 		if err := n.Configure(conf); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := filtertest.NewScript(n, codecs())
-	if _, err := s.Run(filtertest.Block{Input: []string{"open a client", "down a bolt.req(id=1,service=S,method=m)", "up a bolt.resp(id=1) bolt.resp(id=1)", "down a bolt.req(id=2,service=S,method=n)"}}); err != nil {
+	if _, err := s.Run(filtertest.Block{Input: []string{"open a client", "down a bolt.req(id=1,service=S,method=m)", "up a bolt.resp(id=1,status=1) bolt.resp(id=1)", "down a bolt.req(id=3,service=T,method=n)", "down a bolt.req(id=2,service=S,method=n)"}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.Open(policy.DirectionServer); err != nil {

@@ -3,6 +3,7 @@ package filtertest_test
 import (
 	"context"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
@@ -72,13 +73,118 @@ func TestLimitHoldsOverWorkers(t *testing.T) {
 	}
 }
 
+// TestPoliciesHoldOverWorkers: four workers share the places of a concurrency limit, the buckets of hot values, and a circuit.
+func TestPoliciesHoldOverWorkers(t *testing.T) {
+	rigs := workers(t, 4, `{"throttle":[{"name":"ten","type":"concurrency","threshold":10,"target":{"service":{"exact":"A"}}},
+		{"name":"each","threshold":3,"intervalMillis":60000,"target":{"service":{"exact":"B"}},"hotValues":{"subject":"attachment","key":"tenant"}}],
+		"circuitBreaker":[{"name":"circuit","strategy":"errorCount","threshold":20,"minRequestAmount":20,"retryTimeoutMillis":1000,"probeNum":3,"target":{"service":{"exact":"C"}}}]}`)
+	w := rigs[0].World()
+	var conns []int
+	for _, r := range rigs {
+		c, err := r.Open(policy.DirectionServer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	id := 0
+	// call sends a request through a worker and tells its id and whether it went through.
+	call := func(worker int, f map[string]string) (int, bool) {
+		t.Helper()
+		id++
+		f["id"], f["method"] = strconv.Itoa(id), "m"
+		req, err := filtertest.Dubbo("req", f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _, err := rigs[worker].Data(conns[worker], filter.Downstream, req, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id, len(out) == len(req)
+	}
+	end := func(worker, id int, kind string, f map[string]string) {
+		t.Helper()
+		f["id"] = strconv.Itoa(id)
+		resp, err := filtertest.Dubbo(kind, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := rigs[worker].Data(conns[worker], filter.Upstream, resp, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	running := map[int]int{}
+	for i := range 40 {
+		if id, ok := call(i%4, map[string]string{"service": "A"}); ok {
+			running[id] = i % 4
+		}
+	}
+	if len(running) != 10 {
+		t.Errorf("%d calls run at the same time, the limit is 10", len(running))
+	}
+	for id, worker := range running {
+		end(worker, id, "resp", map[string]string{})
+	}
+	if _, ok := call(3, map[string]string{"service": "A"}); !ok {
+		t.Error("no place although all calls have ended")
+	}
+	admitted := map[string]int{}
+	for i := range 60 {
+		tenant := strconv.Itoa(i % 3)
+		if _, ok := call(i*7%4, map[string]string{"service": "B", ".tenant": tenant}); ok {
+			admitted[tenant]++
+		}
+	}
+	if admitted["0"] != 3 || admitted["1"] != 3 || admitted["2"] != 3 {
+		t.Errorf("admitted by tenant: %v, the limit is 3", admitted)
+	}
+	// Twenty errors, five through each worker.
+	errors := 0
+	for i := range 40 {
+		if id, ok := call(i%4, map[string]string{"service": "C"}); ok {
+			errors++
+			end(i%4, id, "resp", map[string]string{"status": "80"})
+		}
+		w.Clock += 11_000_000
+	}
+	if errors < 20 || errors > 23 {
+		t.Errorf("the circuit opened after %d errors, is to after 20", errors)
+	}
+	w.Clock += 1_000_000_000
+	var probes [][2]int
+	for i := range 40 {
+		if id, ok := call(i%4, map[string]string{"service": "C"}); ok {
+			probes = append(probes, [2]int{i % 4, id})
+		}
+	}
+	if len(probes) != 3 {
+		t.Errorf("%d probes, want 3", len(probes))
+	}
+	for _, p := range probes {
+		end(p[0], p[1], "resp", map[string]string{})
+	}
+	w.Clock += 10_000_000
+	for worker := range rigs {
+		if _, ok := call(worker, map[string]string{"service": "C"}); !ok {
+			t.Errorf("worker %d has not learned that the circuit is closed", worker)
+		}
+		if err := rigs[worker].Tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.Metric(`isthmus_rule_running_calls{rpc_rule_kind="throttle",rpc_rule_name="ten"}`); got != 1 {
+		t.Errorf("the metric says %d calls run, 1 does", got)
+	}
+}
+
 // TestMemoryIsBounded: connections come and go, with calls in flight and with frames cut anywhere, and the module's memory stays as
 // it is, although it never shrinks.
 func TestMemoryIsBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a second")
 	}
-	rig := workers(t, 1, `{"throttle":[{"name":"t","target":{"service":{"prefix":"demo."}},"threshold":100}]}`)[0].(*filtertest.Wasm)
+	rig := workers(t, 1, mixed())[0].(*filtertest.Wasm)
 	for _, p := range protocols {
 		req, resp := frames(t, p.Codec.Name())
 		cycle := func(n int) {

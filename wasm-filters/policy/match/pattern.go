@@ -32,6 +32,9 @@ func (e *SyntaxError) Error() string { return e.Message + " at offset " + strcon
 type Pattern struct {
 	program []instruction
 	sets    []byteset
+	// reach has for each place of a program of at most 64 instructions the places that can be reached from there without a
+	// byte; nil for longer programs.
+	reach []uint64
 }
 
 // An instruction of a pattern's program. Jumps are relative, so that a part of a program can be moved and copied.
@@ -109,6 +112,17 @@ func Compile(expr string) (*Pattern, error) {
 	c.emit(instruction{op: opMatch})
 	if c.err != nil {
 		return nil, c.err
+	}
+	if n := len(c.p.program); n <= 64 {
+		c.p.reach = make([]uint64, n)
+		for pc := range c.p.reach {
+			var t threads
+			var stack [maxProgram]uint16
+			c.p.add(&t, &stack, pc)
+			for _, at := range t.pcs[:t.n] {
+				c.p.reach[pc] |= 1 << at
+			}
+		}
 	}
 	return c.p, nil
 }
@@ -499,6 +513,39 @@ type threads struct {
 
 // Match tells whether p matches the whole of text.
 func (p *Pattern) Match(text []byte) bool {
+	if p.reach != nil {
+		return p.short(text)
+	}
+	return p.long(text)
+}
+
+// short matches with a program of at most 64 instructions: a word holds all places.
+func (p *Pattern) short(text []byte) bool {
+	now := p.reach[0]
+	for _, c := range text {
+		if now == 0 {
+			return false
+		}
+		next := uint64(0)
+		for ; now != 0; now &= now - 1 {
+			pc := bits.TrailingZeros64(now)
+			switch i := &p.program[pc]; i.op {
+			case opByte:
+				if i.arg == uint16(c) {
+					next |= p.reach[pc+1]
+				}
+			case opSet:
+				if p.sets[i.arg].has(c) {
+					next |= p.reach[pc+1]
+				}
+			}
+		}
+		now = next
+	}
+	return now>>(len(p.program)-1)&1 != 0 // opMatch is the last
+}
+
+func (p *Pattern) long(text []byte) bool {
 	var a, b threads
 	var stack [maxProgram]uint16
 	now, next := &a, &b

@@ -131,8 +131,9 @@ func FuzzPattern(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: regexp says %v", expr, err)
 		}
-		if got, want := p.Match([]byte(text)), re.MatchString(text); got != want {
-			t.Fatalf("%q of %q is %v, regexp says %v", expr, text, got, want)
+		want := re.MatchString(text)
+		if got, long := p.Match([]byte(text)), p.long([]byte(text)); got != want || long != want {
+			t.Fatalf("%q of %q is %v, and %v as a long one; regexp says %v", expr, text, got, long, want)
 		}
 	})
 }
