@@ -25,7 +25,8 @@ var full = Plugin{
 		}}, Action: AccessAllow},
 		{Rule: Rule{Name: "ns/b"}, Action: AccessDefaultDeny},
 	},
-	FaultInjection: []FaultInjection{{Rule: Rule{Name: "ns/a"}, Abort: Abort{Code: CodeTimeout, Message: "on purpose"}, PerMillion: 500}},
+	FaultInjection: []FaultInjection{{Rule: Rule{Name: "ns/a"}, Abort: Abort{Code: CodeTimeout, Message: "on purpose"}, PerMillion: 500},
+		{Rule: Rule{Name: "ns/b"}, DelayMillis: 60_000}},
 	Degrade: []Degrade{{Rule: Rule{Name: "ns/a"}, When: WhenRejected, Replies: []Reply{
 		{Protocol: "dubbo", Serialization: 2, Value: "Tg=="}, {Protocol: "bolt", Serialization: 1, Value: "BWhlbGxv"}}}},
 	CircuitBreaker: []CircuitBreaker{{Rule: Rule{Name: "ns/a"}, Strategy: StrategySlowCallRatio, Threshold: 500_000, StatIntervalMillis: 100, MinRequestAmount: 1,
@@ -243,6 +244,8 @@ func TestRuleFaults(t *testing.T) {
 		{`{"throttle":[{"name":"a","threshold":1,"target":{"service":{"regex":"[z-a]"},"method":{"in":["` + long + `"]},"caller":{"exact":"` + long + `"}}}]}`, []string{
 			"throttle[0].target.service.regex: range needs two characters, the lower one first at offset 4",
 			"throttle[0].target.method.in[0]: longer than 512 bytes", "throttle[0].target.caller.exact: longer than 512 bytes"}},
+		{`{"faultInjection":[{"name":"a","delayMillis":60001},{"name":"b","delayMillis":1,"abort":{"message":"m"}}]}`, []string{
+			"faultInjection[0].delayMillis: must be from 1 to 60000, or 0 for the default", "faultInjection[1].delayMillis: does not go with abort"}},
 		{`{"faultInjection":[{"name":"a","perMillion":1000001,"abort":{"code":"oops","message":"` + long + `","x":1}}]}`, []string{
 			"faultInjection[0].abort.x: unknown field", "faultInjection[0].perMillion: must be from 1 to 1000000, or 0 for the default",
 			"faultInjection[0].abort.code: must be one of throttled, unavailable, denied, aborted, timeout", "faultInjection[0].abort.message: longer than 512 bytes"}},

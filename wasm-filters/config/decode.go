@@ -178,6 +178,8 @@ func (r *reader) faultInjection(f *FaultInjection) {
 		switch name {
 		case "abort":
 			r.abort(&f.Abort)
+		case "delayMillis":
+			f.DelayMillis = r.number()
 		case "perMillion":
 			f.PerMillion = r.number()
 		default:

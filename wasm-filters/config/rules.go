@@ -123,11 +123,14 @@ const (
 	AccessDefaultDeny AccessAction = "defaultDeny" // the calls of its target that no other rule allows; it has no Match
 )
 
-// FaultInjection makes calls fail on purpose. Of several that match a call the first one is tried, and only that.
+// FaultInjection makes calls fail, or take longer, on purpose. Of several that match a call the first one is tried, and only that.
 type FaultInjection struct {
 	Rule
 	Abort Abort `json:"abort,omitzero"`
-	// PerMillion is how many of a million calls fail, chosen at random. Default 1000000: all; at most that.
+	// DelayMillis holds calls back for so long, in the place of Abort: it does not go with it. At most 60000. A request longer
+	// than Limits.MaxInspectBytes is not delayed.
+	DelayMillis uint32 `json:"delayMillis,omitempty"`
+	// PerMillion is how many of a million calls it hits, chosen at random. Default 1000000: all; at most that.
 	PerMillion uint32 `json:"perMillion,omitempty"`
 }
 

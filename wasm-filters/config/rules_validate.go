@@ -20,6 +20,7 @@ const (
 	million       = 1_000_000
 	maxInterval   = 86_400_000
 	maxDuration   = 3_600_000
+	maxDelay      = 60_000
 	minStat       = 100
 	maxStat       = 600_000
 	minRetry      = 100
@@ -54,7 +55,9 @@ func (p *Plugin) ruleDefaults() {
 	for i := range p.FaultInjection {
 		f := &p.FaultInjection[i]
 		def(&f.Mode, ModeIntercept)
-		def(&f.Abort.Code, CodeAborted)
+		if f.DelayMillis == 0 {
+			def(&f.Abort.Code, CodeAborted)
+		}
 		def(&f.PerMillion, DefaultPerMillion)
 	}
 	p.Degrade = append([]Degrade(nil), p.Degrade...)
@@ -115,6 +118,10 @@ func (v *validator) rules(p *Plugin) {
 	for i := range p.FaultInjection {
 		f, at := &p.FaultInjection[i], index("faultInjection", i)
 		v.rule(at, &f.Rule, names)
+		v.bounds(at+".delayMillis", f.DelayMillis, 1, maxDelay)
+		if f.DelayMillis > 0 && f.Abort != (Abort{}) {
+			v.fault(at+".delayMillis", "does not go with abort")
+		}
 		v.bounds(at+".perMillion", f.PerMillion, 1, million)
 		v.oneOf(at+".abort.code", string(f.Abort.Code), string(CodeThrottled), string(CodeUnavailable), string(CodeDenied), string(CodeAborted),
 			string(CodeTimeout))

@@ -30,6 +30,11 @@ type Conn struct {
 	inFlight   [2]calls // by the side that sent the request
 	last       [2]*route
 	peer       peer
+	delays     []delayed // requests that wait, ordered by when they are due
+	waits      bool      // in VM.waiting
+	// Tag is the host's own.
+	Tag          uint32
+	delayedBytes int
 }
 
 // verdict is what becomes of the frame at hand.
@@ -49,6 +54,9 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	s := &c.sides[side]
 	if c.blind {
 		c.flushHold(s, b)
+		if side == Downstream && len(c.delays) > 0 {
+			b.Prepend(c.resend(nil, always))
+		}
 		return Continue
 	}
 	if c.protocol < 0 && side == Upstream {
@@ -60,13 +68,16 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	}
 	if uint64(n) <= s.skip && !s.swallow && len(s.hold) == 0 {
 		s.skip -= uint64(n)
-		return Continue
+		return c.passing(side)
 	}
 	vm := c.rt.vm
 	out := &vm.out
 	out.reset(b, n)
 	vm.ticked = false
 	action := c.follow(s, side, b, n, end, out)
+	if end && action == Continue && side == Downstream && c.between() {
+		c.resendAt(out, n, always)
+	}
 	if end && action == Continue && len(s.hold) > 0 {
 		if s.withheld {
 			out.insert(n, s.hold)
@@ -80,6 +91,9 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 		c.releaseAll()
 	}
 	out.finish()
+	if action == Continue && !end {
+		return c.passing(side)
+	}
 	return action
 }
 
@@ -129,6 +143,9 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			}
 			continue
 		}
+		if side == Downstream && len(c.delays) > 0 {
+			c.resendAt(out, pos, vm.now())
+		}
 		if pos >= out.start+len(out.window) {
 			c.fetch(b, pos, n, 0)
 		}
@@ -154,6 +171,9 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			}
 			return Continue
 		case lost:
+			if side == Downstream {
+				c.resendAt(out, pos, always)
+			}
 			return Continue
 		case shut:
 			return Close
@@ -212,6 +232,9 @@ func (c *Conn) resume(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			s.withheld = false
 			return n, Continue
 		case lost, pass:
+			if v == lost && s.withheld && side == Downstream {
+				c.resendAt(out, 0, always)
+			}
 			if s.withheld {
 				out.insert(0, s.hold[:before])
 			}
@@ -417,10 +440,10 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			c.last[side] = r
 		}
 	}
+	if r.chain != nil && (r.chain.asks && readable && !visited || r.chain.delays && f.Len <= uint64(limits.MaxInspectBytes)) && uint64(len(b)) < f.Len {
+		return more, int(f.Len)
+	}
 	if r.chain != nil && r.chain.asks && readable && !visited {
-		if uint64(len(b)) < f.Len {
-			return more, int(f.Len)
-		}
 		read, visited = vm.attachment.read(vm, rt.rules, c.protocol, b), true
 	}
 	m.plain[c.protocol][c.dir].frames[f.Kind].n++
@@ -439,9 +462,18 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.call.Marks = 0
+	then := pass
 	if r.chain != nil {
-		if v := c.decide(r, dir, now, read, ours); v.Reject {
+		v := c.decide(r, dir, now, read, ours)
+		if v.Reject {
 			return c.reject(side, out, pos, r, v, now), 0
+		}
+		if v.Delay > 0 {
+			if ours && uint64(len(b)) >= f.Len && c.delay(b[:f.Len], now+v.Delay) {
+				then = replace // by nothing, for now
+			} else {
+				m.fault(c.protocol, c.dir, faultUndelayed)
+			}
 		}
 	}
 	if f.Kind == protocol.KindOneWay {
@@ -449,7 +481,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			r.chain.done(now, &vm.call, policy.Outcome{})
 		}
 		m.count(r.series, protocol.OutcomeNone, 1)
-		return pass, 0
+		return then, 0
 	}
 	if t.n >= int(limits.MaxInFlight) {
 		if r.chain != nil {
@@ -458,7 +490,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		m.fault(c.protocol, c.dir, faultUntracked)
 		m.count(r.series, protocol.OutcomeNone, 1)
 		vm.logFrame(topicUntracked, now, "more calls in flight than maxInFlight", p.Codec.Name(), side, 0, b, "further ones are metered without their outcome")
-		return pass, 0
+		return then, 0
 	}
 	e := t.add(&vm.tables, f.ID)
 	e.route, e.start = r, now
@@ -468,7 +500,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	}
 	r.timing.inFlight++
 	m.touch(r.timing)
-	return pass, 0
+	return then, 0
 }
 
 // maxCallTimeout bounds in milliseconds how long a call itself may ask to be waited for.
@@ -593,6 +625,7 @@ func (c *Conn) End() {
 		t.release(&rt.vm.tables)
 	}
 	c.releaseAll()
+	c.endDelays()
 	if rt.cursor == c {
 		rt.cursor, rt.slot = c.next, 0
 	}
@@ -604,7 +637,7 @@ func (c *Conn) End() {
 	if c.next != nil {
 		c.next.prev = c.prev
 	}
-	*c = Conn{next: rt.vm.conns}
+	*c = Conn{next: rt.vm.conns, delays: c.delays[:0]}
 	rt.vm.conns = c
 	if len(rt.plugins) == 0 && rt.conns == nil {
 		rt.close()

@@ -22,8 +22,10 @@ func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ou
 	if ch.peer {
 		call.Peer = c.peerOf()
 	}
+	var delay policy.Nanos
 	for i, pol := range ch.policies {
 		v := pol.Admit(now, call)
+		delay += v.Delay
 		if i == ch.audited && v.Rule != "" {
 			c.audit(&v, now)
 		}
@@ -44,7 +46,7 @@ func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ou
 		}
 		return v
 	}
-	return policy.Verdict{}
+	return policy.Verdict{Delay: delay}
 }
 
 // done tells the policies that want to know it how a call ended.

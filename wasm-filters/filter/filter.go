@@ -122,6 +122,7 @@ type Action uint8
 const (
 	Continue Action = iota // pass on what is in the buffer
 	Close                  // close the connection; the buffer has been emptied
+	Linger                 // pass on what is in the buffer, and keep it: requests wait for VM.Release
 )
 
 // Bounds that no configuration moves.
@@ -162,6 +163,8 @@ type VM struct {
 	conns  *Conn // free ones, linked by next
 	holds  pool[byte]
 	tables pool[call]
+
+	waiting []*Conn // that have delayed requests
 }
 
 // New returns a VM that tries protocols in their order.

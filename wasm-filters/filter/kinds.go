@@ -34,6 +34,8 @@ type kind struct {
 	marks bool
 	// softened says that a call which these rules reject may get a reply from a degrade rule instead.
 	softened bool
+	// delays says that these rules may delay calls.
+	delays bool
 	// audited says that what these rules deny is logged.
 	audited bool
 	// fallback says that these rules decide only on what others reject.
@@ -48,7 +50,7 @@ type kind struct {
 // another kind rejects costs nothing.
 var kinds = []kind{
 	{label: "access", specs: accessSpecs, renew: renewAccess, join: joinAccess, audited: true},
-	{label: "faultInjection", specs: faultSpecs, renew: renewFault, join: joinFault},
+	{label: "faultInjection", specs: faultSpecs, renew: renewFault, join: joinFault, delays: true},
 	{label: "degrade", specs: degradeSpecs(config.WhenAlways), renew: renewDegrade, join: joinDegrade},
 	{label: "degrade", specs: degradeSpecs(config.WhenRejected), renew: renewDegrade, join: joinDegrade, fallback: true},
 	{label: "circuitBreaker", specs: breakerSpecs, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
@@ -103,7 +105,7 @@ func faultSpecs(dst []spec, p *config.Plugin) []spec {
 
 func renewFault(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
 	f := &p.FaultInjection[s.index]
-	params := inject.Params{Code: f.Abort.Code.Protocol(), Message: f.Abort.Message, PerMillion: f.PerMillion}
+	params := inject.Params{Code: f.Abort.Code.Protocol(), Message: f.Abort.Message, PerMillion: f.PerMillion, Delay: nanos(f.DelayMillis)}
 	if r, ok := old.(*inject.Rule); ok && r.Params() == params {
 		return r
 	}
@@ -264,6 +266,7 @@ type chain struct {
 	fallback policy.Policy   // nil: none
 	marking  []policy.Policy // those that want to know how a call ended
 	asks     bool            // rules ask for attachments
+	delays   bool            // rules may delay
 	peer     bool            // rules ask for the connection's peer
 	audited  int             // the policy whose denials are logged; -1: none
 }
@@ -293,7 +296,7 @@ func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
 				rt.crowded(s, k)
 				continue
 			}
-			c.asks, c.peer = c.asks || s.asks, c.peer || s.peer
+			c.asks, c.peer, c.delays = c.asks || s.asks, c.peer || s.peer, c.delays || kd.delays
 			if s.observe {
 				observing = append(observing, g)
 			} else {

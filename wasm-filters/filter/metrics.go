@@ -102,13 +102,14 @@ const (
 	faultUnknown                    // response to no call in flight
 	faultAttachments                // could not be read
 	faultLate                       // a rule rejects a frame that has gone on in part
+	faultUndelayed                  // a rule delays a request that is too long, or one of too many
 	faultInternal                   // a defect of the filter's own
 	faults
 )
 
 var faultNames = [faults]string{
 	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
-	"attachments", "too_late", "internal",
+	"attachments", "too_late", "undelayed", "internal",
 }
 
 // metrics are those of one runtime.

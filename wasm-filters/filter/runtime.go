@@ -192,7 +192,7 @@ func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 		c = new(Conn)
 	} else {
 		vm.conns = c.next
-		*c = Conn{}
+		*c = Conn{delays: c.delays}
 	}
 	c.rt, c.dir, c.protocol = rt, dir, -1
 	c.next = rt.conns

@@ -13,7 +13,7 @@
 //	down-end NAME BYTES           the same, and no more will come; up-end likewise
 //	bytewise NAME down|up BYTES   every byte in a callback of its own
 //	close NAME                    the connection is gone
-//	tick DURATION                 the clock advances, then the plugin's timer fires
+//	tick DURATION                 the clock advances, then the plugin's timer fires; prints what leaves the filter on account of it
 //	advance DURATION              the clock advances
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
@@ -55,8 +55,16 @@ type Rig interface {
 	Close(conn int) error
 	// Tick fires the newest context's timer.
 	Tick() error
+	// Released returns what has left the filter towards servers outside of Data since the last time.
+	Released() []Release
 	// World is what the filter sees and what it did to it.
 	World() *World
+}
+
+// A Release is bytes that leave a connection outside of Data.
+type Release struct {
+	Conn int
+	Data []byte
 }
 
 // World is a host in memory: a clock that stands still, metrics, a log and shared data. The zero value is ready.
@@ -204,6 +212,7 @@ type Native struct {
 	conns   []*filter.Conn
 	peers   []peer
 	peer    peer // of the connection at hand
+	out     []Release
 }
 
 // NewNative returns a rig without Wasm. worlds may share a World, as workers share an Envoy.
@@ -313,7 +322,9 @@ func (n *Native) Drop(i int) error {
 
 // Open implements Rig.
 func (n *Native) Open(dir policy.Direction) (int, error) {
-	n.conns = append(n.conns, n.plugins[n.current].NewConn(dir))
+	c := n.plugins[n.current].NewConn(dir)
+	c.Tag = uint32(len(n.conns))
+	n.conns = append(n.conns, c)
 	n.peers = append(n.peers, n.world.peer())
 	return len(n.conns) - 1, nil
 }
@@ -341,7 +352,17 @@ func (n *Native) Close(conn int) error {
 // Tick implements Rig.
 func (n *Native) Tick() error {
 	n.plugins[n.current].Tick()
+	n.vm.Release(func(c *filter.Conn, frames []byte) {
+		n.out = append(n.out, Release{int(c.Tag), slices.Clone(frames)})
+	})
 	return nil
+}
+
+// Released implements Rig.
+func (n *Native) Released() []Release {
+	out := n.out
+	n.out = nil
+	return out
 }
 
 // World implements Rig.

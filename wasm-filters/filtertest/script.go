@@ -159,9 +159,18 @@ func (s *Script) command(out *strings.Builder, line string) error {
 		}
 		world.Clock += policy.Nanos(d)
 		if word == "tick" {
-			return s.rig.Tick()
+			err = s.rig.Tick()
+			for _, r := range s.rig.Released() {
+				for name, c := range s.conns {
+					if c.number == r.Conn {
+						for _, l := range describe(c.codec, r.Data) {
+							out.WriteString(name + ": " + l + "\n")
+						}
+					}
+				}
+			}
 		}
-		return nil
+		return err
 	case "metrics":
 		for _, l := range world.Metrics(args...) {
 			out.WriteString(l + "\n")

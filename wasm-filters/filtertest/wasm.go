@@ -63,15 +63,20 @@ type Wasm struct {
 	current uint32    // the effective context
 	data    *wasmConn // of the callback at hand
 	ticks   map[uint32]uint32
+	out     []Release
 }
 
 type wasmConn struct {
 	id     uint32
+	plugin uint32
 	dir    policy.Direction
 	peer   peer
 	buffer []byte
 	kind   uint32 // of buffer
 	closed bool
+	// paused says that the last downstream callback paused, so that the host keeps its buffer at hand; passed that reading went on
+	// all the same.
+	paused, passed bool
 }
 
 type rigKey struct{}
@@ -142,7 +147,7 @@ func (r *Wasm) Drop(i int) error {
 
 // Open implements Rig.
 func (r *Wasm) Open(dir policy.Direction) (int, error) {
-	c := &wasmConn{id: r.next, dir: dir, peer: r.world.peer()}
+	c := &wasmConn{id: r.next, plugin: r.plugin, dir: dir, peer: r.world.peer()}
 	r.next++
 	r.conns = append(r.conns, c)
 	if _, err := r.call("proxy_on_context_create", c.id, uint64(r.plugin)); err != nil {
@@ -161,17 +166,40 @@ func (r *Wasm) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, 
 		name, c.kind = "proxy_on_upstream_data", 3
 	}
 	c.buffer = slices.Clone(data)
-	r.data, c.closed = c, false
+	r.data, c.closed, c.passed = c, false, false
+	if side == filter.Downstream {
+		c.paused = true // until it is known
+	}
 	var last uint64
 	if end {
 		last = 1
 	}
 	action, err := r.call(name, c.id, uint64(len(data)), last)
 	r.data = nil
-	if err == nil && action != 0 && !c.closed {
+	if err == nil && action != 0 && !c.closed && !c.passed {
 		err = fmt.Errorf("filtertest: %s paused", name)
 	}
+	if side == filter.Downstream {
+		c.paused = action != 0
+	}
 	return c.buffer, c.closed, err
+}
+
+// Released implements Rig.
+func (r *Wasm) Released() []Release {
+	out := r.out
+	r.out = nil
+	return out
+}
+
+// held is the connection whose downstream buffer the host keeps at hand outside of a callback for data; nil: none.
+func (r *Wasm) held() (int, *wasmConn) {
+	for i, c := range r.conns {
+		if c.id == r.current && c.paused && r.data == nil {
+			return i, c
+		}
+	}
+	return 0, nil
 }
 
 // Close implements Rig.
@@ -201,6 +229,9 @@ func (r *Wasm) Tick() error {
 
 // World implements Rig.
 func (r *Wasm) World() *World { return r.world }
+
+// Timer returns to how many milliseconds the newest context has set its timer.
+func (r *Wasm) Timer() uint32 { return r.ticks[r.plugin] }
 
 // MemoryBytes is the size of the module's memory.
 func (r *Wasm) MemoryBytes() uint32 { return r.module.Memory().Size() }
@@ -256,10 +287,14 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	export("proxy_set_buffer_bytes", func(ctx context.Context, m api.Module, kind, start, length, data, size uint32) uint32 {
 		r := rig(ctx)
 		r.world.Calls++
+		b := read(m, data, size)
+		if _, c := r.held(); c != nil && kind == 2 && start == 0 && length == 0 {
+			c.buffer = b // all that was in it has been read on
+			return statusOK
+		}
 		if r.data == nil || r.data.kind != kind || r.data.id != r.current {
 			return statusBadArgument
 		}
-		b := read(m, data, size)
 		c := r.data
 		// As Envoy's Wasm::Buffer::copyFrom: nothing within the buffer can be replaced.
 		switch {
@@ -335,7 +370,30 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	})
 	export("proxy_set_tick_period_milliseconds", func(ctx context.Context, millis uint32) uint32 {
 		r := rig(ctx)
-		r.ticks[r.current] = millis
+		root := r.current
+		for _, c := range r.conns {
+			if c.id == root {
+				root = c.plugin
+			}
+		}
+		r.ticks[root] = millis
+		return statusOK
+	})
+	export("proxy_set_effective_context", func(ctx context.Context, id uint32) uint32 {
+		rig(ctx).current = id
+		return statusOK
+	})
+	export("proxy_continue_stream", func(ctx context.Context, kind uint32) uint32 {
+		r := rig(ctx)
+		if kind != 2 {
+			return statusBadArgument
+		}
+		if i, c := r.held(); c != nil {
+			r.out = append(r.out, Release{i, c.buffer})
+			c.buffer = nil
+		} else if r.data != nil && r.data.id == r.current {
+			r.data.passed = true
+		}
 		return statusOK
 	})
 	export("proxy_close_stream", func(ctx context.Context, _ uint32) uint32 {

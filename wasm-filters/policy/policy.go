@@ -71,6 +71,8 @@ type Verdict struct {
 	Rule   string        // the name of the rule that decided; "" if none did
 	// RetryAfterMillis hints when the call may succeed; 0 where unknown.
 	RetryAfterMillis uint32
+	// Delay is how long the call is to be held back; meaningful only without Reject.
+	Delay Nanos
 	// Answer is what the caller gets besides; nil: the reason and the rule. It lives as long as the rule.
 	Answer *Answer
 }

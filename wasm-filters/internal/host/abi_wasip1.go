@@ -38,6 +38,12 @@ func proxySetTickPeriod(millis uint32) uint32
 //go:wasmimport env proxy_close_stream
 func proxyCloseStream(kind uint32) uint32
 
+//go:wasmimport env proxy_continue_stream
+func proxyContinueStream(kind uint32) uint32
+
+//go:wasmimport env proxy_set_effective_context
+func proxySetEffectiveContext(id uint32) uint32
+
 //go:wasmimport wasi_snapshot_preview1 clock_time_get
 func clockTimeGet(id uint32, precision uint64, out unsafe.Pointer) uint32
 

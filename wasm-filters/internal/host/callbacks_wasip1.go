@@ -88,12 +88,34 @@ func onTick(id uint32) {
 	if p := plugins[id]; p != nil {
 		p.Tick()
 	}
+	vm.Release(pass)
+	proxySetEffectiveContext(id)
+	arm()
+}
+
+// pass gives delayed requests to the server: the connection of the effective context has lingered, so its buffer can be written to.
+func pass(c *filter.Conn, frames []byte) {
+	proxySetEffectiveContext(c.Tag)
+	data = buffer{kind: bufferDownstream}
+	data.Prepend(frames)
+	proxyContinueStream(streamDownstream)
+}
+
+// arm sets the timer of the plugin at hand to the moment when the next delayed request is due, if there is one.
+func arm() {
+	period := uint32(tickMillis)
+	if wait, ok := vm.Due(); ok {
+		period = uint32(min((wait+999_999)/1_000_000, tickMillis))
+	}
+	proxySetTickPeriod(period)
 }
 
 //go:wasmexport proxy_on_new_connection
 func onNewConnection(id uint32) uint32 {
 	if p := plugins[parents[id]]; p != nil {
-		conns[id] = p.NewConn(direction())
+		c := p.NewConn(direction())
+		c.Tag = id
+		conns[id] = c
 	}
 	delete(parents, id)
 	return actionContinue
@@ -116,9 +138,16 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 	}
 	defer contain(c)
 	data = buffer{kind: kind, length: size}
-	if c.Data(side, &data, int(size), end != 0) == filter.Close {
+	switch c.Data(side, &data, int(size), end != 0) {
+	case filter.Close:
 		proxyCloseStream(streamDownstream)
 		proxyCloseStream(streamUpstream)
+		return actionPause
+	case filter.Linger:
+		// What is in the buffer goes on as soon as this callback returns; Envoy keeps the buffer at hand for as long as the
+		// connection is paused.
+		proxyContinueStream(streamDownstream)
+		arm()
 		return actionPause
 	}
 	return actionContinue

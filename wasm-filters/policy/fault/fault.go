@@ -1,4 +1,4 @@
-// Package fault makes calls fail on purpose.
+// Package fault makes calls fail, or take longer, on purpose.
 package fault
 
 import (
@@ -13,7 +13,8 @@ import (
 type Params struct {
 	Code       protocol.Code
 	Message    string
-	PerMillion uint32 // how many of a million calls fail
+	PerMillion uint32       // how many of a million calls fail
+	Delay      policy.Nanos // holds calls back for so long instead; 0: they fail
 }
 
 // Rule is one fault.
@@ -41,7 +42,7 @@ func New(name string, p Params, observe bool) *Rule {
 // Params returns the rule's parameters.
 func (r *Rule) Params() Params { return r.params }
 
-// draw tells whether this call fails. The numbers are those of SplitMix64, stirred with the time, so that workers do not go
+// draw tells whether this call is hit. The numbers are those of SplitMix64, stirred with the time, so that workers do not go
 // in step.
 func (r *Rule) draw(now policy.Nanos) bool {
 	if r.params.PerMillion >= million {
@@ -75,6 +76,9 @@ func (s Set) Admit(now policy.Nanos, c *policy.Call) policy.Verdict {
 			r.Hits().WouldReject++
 		default:
 			r.Hits().Rejected++
+			if r.params.Delay > 0 {
+				return policy.Verdict{Delay: r.params.Delay}
+			}
 			return policy.Verdict{Reject: true, Code: r.params.Code, Rule: r.Name(), Answer: r.answer}
 		}
 		if !r.Observe() {

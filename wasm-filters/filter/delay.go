@@ -1,0 +1,130 @@
+package filter
+
+import (
+	"slices"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+)
+
+// A request is delayed by keeping its bytes and leaving them out of Envoy's buffer; the requests behind it go on. Later they are
+// put back, which is possible because Envoy lets a filter change the buffer also outside of a callback for data, as long as that
+// filter has paused the connection; and it is not really paused, since reading can be continued at once. They may only
+// go between two frames.
+
+// A delayed is a request that waits.
+type delayed struct {
+	due   policy.Nanos
+	frame []byte // from VM.holds
+}
+
+// Bounds of the requests that wait on one connection; more are not delayed.
+const (
+	maxDelayed      = 4096
+	maxDelayedBytes = 4 << 20
+)
+
+// delay keeps a copy of a request until due, and tells whether it does.
+func (c *Conn) delay(frame []byte, due policy.Nanos) bool {
+	vm := c.rt.vm
+	if len(c.delays) >= maxDelayed || c.delayedBytes+len(frame) > maxDelayedBytes {
+		return false
+	}
+	if !c.waits {
+		c.waits = true
+		vm.waiting = append(vm.waiting, c)
+	}
+	at := len(c.delays)
+	for at > 0 && c.delays[at-1].due > due {
+		at--
+	}
+	c.delays = slices.Insert(c.delays, at, delayed{due, append(vm.holds.get(len(frame)), frame...)})
+	c.delayedBytes += len(frame)
+	return true
+}
+
+// resend appends the requests that are due at now to dst, and forgets them.
+func (c *Conn) resend(dst []byte, now policy.Nanos) []byte {
+	n := 0
+	for ; n < len(c.delays) && c.delays[n].due <= now; n++ {
+		d := &c.delays[n]
+		dst = append(dst, d.frame...)
+		c.delayedBytes -= len(d.frame)
+		c.rt.vm.holds.put(d.frame)
+	}
+	c.delays = slices.Delete(c.delays, 0, n)
+	return dst
+}
+
+// always is later than any time: of resend, all requests.
+const always = policy.Nanos(1<<63 - 1)
+
+// resendAt puts the requests that are due at now into the output at pos, where a frame begins.
+func (c *Conn) resendAt(out *output, pos int, now policy.Nanos) {
+	if len(c.delays) > 0 && c.delays[0].due <= now {
+		out.commit(c.resend(out.tail(pos), now))
+	}
+}
+
+// between tells whether Envoy has passed on whole frames of the client only.
+func (c *Conn) between() bool {
+	s := &c.sides[Downstream]
+	return (s.skip == 0 || s.swallow) && (len(s.hold) == 0 || s.withheld)
+}
+
+// passing is what is to become of a connection whose bytes pass.
+func (c *Conn) passing(side Side) Action {
+	if side == Downstream && len(c.delays) > 0 {
+		return Linger
+	}
+	return Continue
+}
+
+// endDelays forgets the requests that wait on a connection that is gone.
+func (c *Conn) endDelays() {
+	vm := c.rt.vm
+	for i := range c.delays {
+		vm.holds.put(c.delays[i].frame)
+	}
+	clear(c.delays)
+	if c.waits {
+		vm.waiting = slices.DeleteFunc(vm.waiting, func(w *Conn) bool { return w == c })
+	}
+}
+
+// Due returns the nanoseconds until Release has something to do, at least 1; ok is false where no request waits.
+func (vm *VM) Due() (wait policy.Nanos, ok bool) {
+	if len(vm.waiting) == 0 {
+		return 0, false
+	}
+	due := always
+	for _, c := range vm.waiting {
+		if len(c.delays) > 0 {
+			due = min(due, c.delays[0].due)
+		}
+	}
+	return max(due-vm.host.Now(), 1), due < always
+}
+
+// Release calls pass with delayed requests whose time has come, for each connection that has some: they are to go to the server at
+// once, behind all that Data has passed. frames is not to be retained.
+func (vm *VM) Release(pass func(c *Conn, frames []byte)) {
+	if len(vm.waiting) == 0 {
+		return
+	}
+	now := vm.host.Now()
+	waiting := vm.waiting[:0]
+	for _, c := range vm.waiting {
+		// Within a frame they have to wait: its rest is on its way, and Data lets them go behind it.
+		if len(c.delays) > 0 && c.between() {
+			vm.line = c.resend(vm.line[:0], now)
+			if len(vm.line) > 0 {
+				pass(c, vm.line)
+			}
+		}
+		if c.waits = len(c.delays) > 0; c.waits {
+			waiting = append(waiting, c)
+		}
+	}
+	clear(vm.waiting[len(waiting):])
+	vm.waiting = waiting
+}
