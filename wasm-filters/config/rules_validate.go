@@ -380,6 +380,8 @@ func (m Match) IsZero() bool {
 }
 
 // Strings returns m, ready for use. m must be valid.
+//
+//go:noinline
 func (m *Match) Strings() match.Strings {
 	s := match.Strings{Exact: m.Exact, Prefix: m.Prefix, In: m.In, NotIn: m.NotIn}
 	if m.Regex != "" {

@@ -14,18 +14,23 @@ type key struct {
 	label bool // Protocol.Labels comes before the name
 }
 
-// subjects are the subjects of conditions. The zero value is that of an absent one.
-var subjects = map[config.Subject]struct {
-	subject policy.Subject
-	label   bool
-}{
-	config.SubjectCallerApplication:   {subject: policy.SubjectCaller},
-	config.SubjectProviderApplication: {subject: policy.SubjectProvider},
-	config.SubjectCallerIP:            {subject: policy.SubjectAddress},
-	config.SubjectCallerIdentity:      {subject: policy.SubjectIdentity},
-	config.SubjectAttachment:          {subject: policy.SubjectAttachment},
-	config.SubjectLabel:               {subject: policy.SubjectAttachment, label: true},
-	config.SubjectTrafficType:         {subject: policy.SubjectTraffic},
+// subjectOf returns a condition's subject; label says that it is an attachment that the call carries along.
+func subjectOf(s config.Subject) (subject policy.Subject, label bool) {
+	switch s {
+	case config.SubjectProviderApplication:
+		return policy.SubjectProvider, false
+	case config.SubjectCallerIP:
+		return policy.SubjectAddress, false
+	case config.SubjectCallerIdentity:
+		return policy.SubjectIdentity, false
+	case config.SubjectAttachment:
+		return policy.SubjectAttachment, false
+	case config.SubjectLabel:
+		return policy.SubjectAttachment, true
+	case config.SubjectTrafficType:
+		return policy.SubjectTraffic, false
+	}
+	return policy.SubjectCaller, false
 }
 
 // ask notes that a rule asks for a subject's value.
@@ -40,10 +45,9 @@ func (rs *ruleset) ask(s *spec, subject policy.Subject) {
 	}
 }
 
-// slot returns the number of an attachment, which rules ask for from now on.
-func (rs *ruleset) slot(s config.Subject, name string) int {
-	k := key{name, subjects[s].label}
-	if subjects[s].subject != policy.SubjectAttachment {
+// slot returns the number of an attachment, which rules ask for from now on, and 0 for any other subject.
+func (rs *ruleset) slot(subject policy.Subject, k key) int {
+	if subject != policy.SubjectAttachment {
 		return 0
 	}
 	for i := range rs.keys {
@@ -60,9 +64,10 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 	var cs policy.Conditions
 	for i := range list {
 		c := &list[i]
+		subject, label := subjectOf(c.Subject)
 		x := policy.Condition{
-			Subject: subjects[c.Subject].subject,
-			Key:     rs.slot(c.Subject, c.Key),
+			Subject: subject,
+			Key:     rs.slot(subject, key{c.Key, label}),
 			Not:     c.Operator == config.OperatorNotEquals || c.Operator == config.OperatorNotIn,
 			Exists:  c.Operator == config.OperatorExists,
 		}

@@ -646,17 +646,17 @@ func (c *Conn) End() {
 
 // appendMessage appends what the caller of a rejected call is told.
 func appendMessage(dst []byte, code protocol.Code, rule string, retry uint32) []byte {
-	dst = append(dst, "isthmus: "...)
-	dst = append(dst, reason(code)...)
+	dst = appendString(dst, "isthmus: ")
+	dst = appendString(dst, reason(code))
 	if rule != "" {
-		dst = append(dst, `: rule "`...)
-		dst = append(dst, rule...)
+		dst = appendString(dst, `: rule "`)
+		dst = appendString(dst, rule)
 		dst = append(dst, '"')
 	}
 	if retry > 0 {
-		dst = append(dst, "; retry after "...)
+		dst = appendString(dst, "; retry after ")
 		dst = appendUint(dst, uint64(retry))
-		dst = append(dst, " ms"...)
+		dst = appendString(dst, " ms")
 	}
 	return dst
 }

@@ -76,23 +76,23 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 	call := &vm.call
 	l := append(vm.line[:0], "isthmus: access "...)
 	if v.Reject {
-		l = append(l, "denied"...)
+		l = appendString(l, "denied")
 	} else {
-		l = append(l, "would be denied"...)
+		l = appendString(l, "would be denied")
 	}
-	l = append(l, `: rule "`...)
-	l = append(l, v.Rule...)
-	l = append(l, `", `...)
-	l = append(l, call.Direction.String()...)
-	l = append(l, ", "...)
-	l = append(l, call.Protocol...)
+	l = appendString(l, `: rule "`)
+	l = appendString(l, v.Rule)
+	l = appendString(l, `", `)
+	l = appendString(l, call.Direction.String())
+	l = appendString(l, ", ")
+	l = appendString(l, call.Protocol)
 	l = append(l, ' ')
 	l = appendText(l, call.Service)
 	l = append(l, '/')
 	l = appendText(l, call.Method)
-	l = append(l, ", caller "...)
+	l = appendString(l, ", caller ")
 	if call.Caller == nil {
-		l = append(l, "unknown"...)
+		l = appendString(l, "unknown")
 	} else {
 		l = appendText(l, call.Caller)
 	}
@@ -100,11 +100,11 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 	p := c.peerOf()
 	l = vm.line
 	if p.AddressKnown {
-		l = append(l, " at "...)
+		l = appendString(l, " at ")
 		l = p.Address.Append(l)
 	}
 	if len(p.Identity) > 0 {
-		l = append(l, " as "...)
+		l = appendString(l, " as ")
 		l = appendText(l, p.Identity)
 	}
 	l = vm.limiter.appendOmitted(l, topicAudit)

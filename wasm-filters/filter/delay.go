@@ -33,11 +33,13 @@ func (c *Conn) delay(frame []byte, due policy.Nanos) bool {
 		c.waits = true
 		vm.waiting = append(vm.waiting, c)
 	}
-	at := len(c.delays)
-	for at > 0 && c.delays[at-1].due > due {
-		at--
+	d := delayed{due, append(vm.holds.get(len(frame)), frame...)}
+	c.delays = append(c.delays, d)
+	at := len(c.delays) - 1
+	for ; at > 0 && c.delays[at-1].due > due; at-- {
+		c.delays[at] = c.delays[at-1]
 	}
-	c.delays = slices.Insert(c.delays, at, delayed{due, append(vm.holds.get(len(frame)), frame...)})
+	c.delays[at] = d
 	c.delayedBytes += len(frame)
 	return true
 }
@@ -51,7 +53,9 @@ func (c *Conn) resend(dst []byte, now policy.Nanos) []byte {
 		c.delayedBytes -= len(d.frame)
 		c.rt.vm.holds.put(d.frame)
 	}
-	c.delays = slices.Delete(c.delays, 0, n)
+	rest := copy(c.delays, c.delays[n:])
+	clear(c.delays[rest:])
+	c.delays = c.delays[:rest]
 	return dst
 }
 
@@ -86,8 +90,8 @@ func (c *Conn) endDelays() {
 		vm.holds.put(c.delays[i].frame)
 	}
 	clear(c.delays)
-	if c.waits {
-		vm.waiting = slices.DeleteFunc(vm.waiting, func(w *Conn) bool { return w == c })
+	if i := slices.Index(vm.waiting, c); i >= 0 {
+		vm.waiting = slices.Delete(vm.waiting, i, i+1)
 	}
 }
 

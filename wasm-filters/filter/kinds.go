@@ -22,8 +22,8 @@ type governor interface {
 // A kind is a kind of rules.
 type kind struct {
 	label string // in metrics
-	// specs appends the rules of this kind.
-	specs func(dst []spec, p *config.Plugin) []spec
+	// rules appends the rules of this kind.
+	rules func(dst []draft, p *config.Plugin) []draft
 	// renew returns the state for a rule. old is the state of the rule of the same kind and name before, or nil: where the
 	// parameters are the same it goes on.
 	renew func(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor
@@ -49,14 +49,14 @@ type kind struct {
 // kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
 // another kind rejects costs nothing.
 var kinds = []kind{
-	{label: "access", specs: accessSpecs, renew: renewAccess, join: joinAccess, audited: true},
-	{label: "faultInjection", specs: faultSpecs, renew: renewFault, join: joinFault, delays: true},
-	{label: "degrade", specs: degradeSpecs(config.WhenAlways), renew: renewDegrade, join: joinDegrade},
-	{label: "degrade", specs: degradeSpecs(config.WhenRejected), renew: renewDegrade, join: joinDegrade, fallback: true},
-	{label: "circuitBreaker", specs: breakerSpecs, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
-	{label: "throttle", specs: throttleSpecs(concurrencyRule), renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
-	{label: "throttle", specs: throttleSpecs(hotRule), renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
-	{label: "throttle", specs: throttleSpecs(rateRule), renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
+	{label: "access", rules: accessRules, renew: renewAccess, join: joinAccess, audited: true},
+	{label: "faultInjection", rules: faultRules, renew: renewFault, join: joinFault, delays: true},
+	{label: "degrade", rules: degradeRules(config.WhenAlways), renew: renewDegrade, join: joinDegrade},
+	{label: "degrade", rules: degradeRules(config.WhenRejected), renew: renewDegrade, join: joinDegrade, fallback: true},
+	{label: "circuitBreaker", rules: breakerRules, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
+	{label: "throttle", rules: throttleRules(concurrencyRule), renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
+	{label: "throttle", rules: throttleRules(hotRule), renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
+	{label: "throttle", rules: throttleRules(rateRule), renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
 }
 
 // maxMarks is how many rules with marks may be for one call.
@@ -71,9 +71,9 @@ func gather[T governor](states []governor) []T {
 	return list
 }
 
-func accessSpecs(dst []spec, p *config.Plugin) []spec {
+func accessRules(dst []draft, p *config.Plugin) []draft {
 	for i := range p.Access {
-		dst = append(dst, spec{index: i, rule: &p.Access[i].Rule})
+		dst = append(dst, draft{i, &p.Access[i].Rule})
 	}
 	return dst
 }
@@ -96,9 +96,9 @@ func joinAccess(states []governor, _ uint) policy.Policy {
 	return access.Set(gather[*access.Rule](states))
 }
 
-func faultSpecs(dst []spec, p *config.Plugin) []spec {
+func faultRules(dst []draft, p *config.Plugin) []draft {
 	for i := range p.FaultInjection {
-		dst = append(dst, spec{index: i, rule: &p.FaultInjection[i].Rule})
+		dst = append(dst, draft{i, &p.FaultInjection[i].Rule})
 	}
 	return dst
 }
@@ -116,11 +116,11 @@ func joinFault(states []governor, _ uint) policy.Policy {
 	return inject.Set(gather[*inject.Rule](states))
 }
 
-func degradeSpecs(when config.DegradeWhen) func(dst []spec, p *config.Plugin) []spec {
-	return func(dst []spec, p *config.Plugin) []spec {
+func degradeRules(when config.DegradeWhen) func(dst []draft, p *config.Plugin) []draft {
+	return func(dst []draft, p *config.Plugin) []draft {
 		for i := range p.Degrade {
 			if p.Degrade[i].When == when {
-				dst = append(dst, spec{index: i, rule: &p.Degrade[i].Rule})
+				dst = append(dst, draft{i, &p.Degrade[i].Rule})
 			}
 		}
 		return dst
@@ -141,9 +141,9 @@ func joinDegrade(states []governor, _ uint) policy.Policy {
 	return degrade.Set(gather[*degrade.Rule](states))
 }
 
-func breakerSpecs(dst []spec, p *config.Plugin) []spec {
+func breakerRules(dst []draft, p *config.Plugin) []draft {
 	for i := range p.CircuitBreaker {
-		dst = append(dst, spec{index: i, rule: &p.CircuitBreaker[i].Rule})
+		dst = append(dst, draft{i, &p.CircuitBreaker[i].Rule})
 	}
 	return dst
 }
@@ -190,11 +190,11 @@ func rateRule(t *config.Throttle) bool {
 func hotRule(t *config.Throttle) bool         { return t.HotValues.Subject != "" }
 func concurrencyRule(t *config.Throttle) bool { return t.Type == config.ThrottleConcurrency }
 
-func throttleSpecs(of func(*config.Throttle) bool) func(dst []spec, p *config.Plugin) []spec {
-	return func(dst []spec, p *config.Plugin) []spec {
+func throttleRules(of func(*config.Throttle) bool) func(dst []draft, p *config.Plugin) []draft {
+	return func(dst []draft, p *config.Plugin) []draft {
 		for i := range p.Throttle {
 			if of(&p.Throttle[i]) {
-				dst = append(dst, spec{index: i, rule: &p.Throttle[i].Rule})
+				dst = append(dst, draft{i, &p.Throttle[i].Rule})
 			}
 		}
 		return dst
@@ -226,7 +226,8 @@ func hotValues(p *config.Plugin, i int) *config.HotValues { return &p.Throttle[i
 
 func renewHot(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
 	t := &p.Throttle[s.index]
-	params := ratelimit.HotParams{Params: rateParams(t), Subject: subjects[t.HotValues.Subject].subject, MaxValues: t.HotValues.MaxValues}
+	params := ratelimit.HotParams{Params: rateParams(t), MaxValues: t.HotValues.MaxValues}
+	params.Subject, _ = subjectOf(t.HotValues.Subject)
 	r, ok := old.(*ratelimit.HotRule)
 	if !ok || r.Params() != params {
 		r = ratelimit.NewHot(s.name, params, s.observe, shared, scope)
@@ -334,12 +335,12 @@ func (rt *Runtime) crowded(s *spec, k *known) {
 		return
 	}
 	l := append(vm.line[:0], `isthmus: rule "`...)
-	l = append(l, s.name...)
-	l = append(l, `" is not in force for `...)
+	l = appendString(l, s.name)
+	l = appendString(l, `" is not in force for `)
 	l = appendText(l, k.service)
 	l = append(l, '/')
 	l = appendText(l, k.method)
-	l = append(l, ": more than 64 circuit breakers, concurrency limits and limits of hot values are for these calls"...)
+	l = appendString(l, ": more than 64 circuit breakers, concurrency limits and limits of hot values are for these calls")
 	vm.line = l
 	vm.host.Log(LevelError, l)
 }

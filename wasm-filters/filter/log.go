@@ -52,12 +52,19 @@ func (l *limiter) appendOmitted(dst []byte, t topic) []byte {
 		return dst
 	}
 	l.suppressed[t] = 0
-	dst = append(dst, "; "...)
+	dst = appendString(dst, "; ")
 	dst = appendUint(dst, n)
 	return append(dst, " more like this were not logged"...)
 }
 
+// appendString is append, not inlined: it stands in many places, none of them hot, and size is start-up time.
+//
+//go:noinline
+func appendString(dst []byte, s string) []byte { return append(dst, s...) }
+
 // appendText appends what came from the network: at most maxLabel bytes, all of them printable.
+//
+//go:noinline
 func appendText(dst, text []byte) []byte {
 	for _, c := range text[:min(len(text), maxLabel)] {
 		if c <= ' ' || c > '~' {
@@ -74,21 +81,21 @@ func (vm *VM) logFrame(t topic, now policy.Nanos, what, system string, side Side
 		return
 	}
 	l := append(vm.line[:0], "isthmus: "...)
-	l = append(l, what...)
-	l = append(l, "; protocol "...)
-	l = append(l, system...)
-	l = append(l, ", from "...)
-	l = append(l, side.String()...)
-	l = append(l, ", frame offset "...)
+	l = appendString(l, what)
+	l = appendString(l, "; protocol ")
+	l = appendString(l, system)
+	l = appendString(l, ", from ")
+	l = appendString(l, side.String())
+	l = appendString(l, ", frame offset ")
 	l = appendUint(l, off)
-	l = append(l, ", begins "...)
+	l = appendString(l, ", begins ")
 	const digits = "0123456789abcdef"
 	for _, c := range b[:min(len(b), 16)] {
 		l = append(l, digits[c>>4], digits[c&15])
 	}
 	if then != "" {
-		l = append(l, "; "...)
-		l = append(l, then...)
+		l = appendString(l, "; ")
+		l = appendString(l, then)
 	}
 	l = vm.limiter.appendOmitted(l, t)
 	vm.line = l

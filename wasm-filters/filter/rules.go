@@ -1,19 +1,33 @@
 package filter
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 )
 
-// A spec is one rule of a configuration, of whatever kind.
+// A draft is one rule of a configuration, of whatever kind.
+type draft struct {
+	index int // in its list in the configuration
+	rule  *config.Rule
+}
+
+// order sorts rules by priority, larger ones first; equal ones stay as they are. Rules are few, and mostly in order.
+func order(list []draft) {
+	for i := 1; i < len(list); i++ {
+		d := list[i]
+		k := i
+		for ; k > 0 && list[k-1].rule.Priority < d.rule.Priority; k-- {
+			list[k] = list[k-1]
+		}
+		list[k] = d
+	}
+}
+
+// A spec is a rule, made ready.
 type spec struct {
+	draft
 	kind    int
-	index   int // in its list in the configuration
-	rule    *config.Rule
 	name    string
 	target  target
 	when    policy.Conditions
@@ -68,13 +82,12 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			faults = append(faults, config.Fault{Path: "protocols", Message: name + " is not built in"})
 		}
 	}
+	var all []draft
 	for k := range kinds {
-		from := len(rs.specs)
-		all := kinds[k].specs(rs.specs, &rs.conf)
-		slices.SortStableFunc(all[from:], func(a, b spec) int { return cmp.Compare(b.rule.Priority, a.rule.Priority) })
-		rs.specs = rs.specs[:from]
-		for _, s := range all[from:] {
-			s.kind, s.name, s.observe = k, s.rule.Name, s.rule.Mode == config.ModeObserve
+		all = kinds[k].rules(all[:0], &rs.conf)
+		order(all)
+		for _, d := range all {
+			s := spec{draft: d, kind: k, name: d.rule.Name, observe: d.rule.Mode == config.ModeObserve}
 			s.target.compile(&s.rule.Target)
 			switch s.rule.Target.Direction {
 			case "client":
@@ -91,8 +104,9 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			}
 			if hot := kinds[k].hot; hot != nil {
 				h := hot(&rs.conf, s.index)
-				s.hot = rs.slot(h.Subject, h.Key)
-				rs.ask(&s, subjects[h.Subject].subject)
+				subject, label := subjectOf(h.Subject)
+				s.hot = rs.slot(subject, key{h.Key, label})
+				rs.ask(&s, subject)
 			}
 			for d := range rs.intercept {
 				rs.intercept[d] = rs.intercept[d] || !s.observe && s.towards(policy.Direction(d))

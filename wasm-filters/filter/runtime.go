@@ -106,9 +106,9 @@ func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.F
 func (vm *VM) logFaults(name string, faults config.Faults, running bool) {
 	for _, f := range faults {
 		l := append(vm.line[:0], "isthmus: configuration of "...)
-		l = append(l, name...)
-		l = append(l, ": "...)
-		l = append(l, f.String()...)
+		l = appendString(l, name)
+		l = appendString(l, ": ")
+		l = appendString(l, f.String())
 		vm.line = l
 		vm.host.Log(LevelError, l)
 	}

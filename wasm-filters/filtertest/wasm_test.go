@@ -178,6 +178,47 @@ func TestPoliciesHoldOverWorkers(t *testing.T) {
 	}
 }
 
+// TestDelayTimer: a delayed call sets the timer to when it is due, of several the first; without one it goes back to its second.
+func TestDelayTimer(t *testing.T) {
+	rig := workers(t, 1, `{"faultInjection":[{"name":"a","target":{"method":{"exact":"a"}},"delayMillis":300},{"name":"b","delayMillis":120}]}`)[0].(*filtertest.Wasm)
+	c, err := rig.Open(policy.DirectionClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(method string) {
+		t.Helper()
+		req, err := filtertest.Bolt("req", map[string]string{"id": method, "service": "S", "method": method})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _, err := rig.Data(c, filter.Downstream, req, false)
+		if err != nil || len(out) != 0 {
+			t.Fatalf("%d bytes go on, %v", len(out), err)
+		}
+	}
+	for i, step := range []struct {
+		send     string
+		advance  policy.Nanos
+		timer    uint32
+		released int
+	}{{"a", 0, 300, 0}, {"b", 0, 120, 0}, {"", 100, 20, 0}, {"", 20, 180, 1}, {"a", 0, 180, 0}, {"", 180, 120, 1}, {"", 120, 1000, 1}, {"", 1000, 1000, 0}} {
+		if step.send != "" {
+			send(step.send)
+		} else {
+			rig.World().Clock += step.advance * 1_000_000
+			if err := rig.Tick(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := rig.Timer(); got != step.timer {
+			t.Errorf("step %d: the timer is set to %d ms, want %d", i, got, step.timer)
+		}
+		if got := len(rig.Released()); got != step.released {
+			t.Errorf("step %d: %d connections released something, want %d", i, got, step.released)
+		}
+	}
+}
+
 // TestMemoryIsBounded: connections come and go, with calls in flight and with frames cut anywhere, and the module's memory stays as
 // it is, although it never shrinks.
 func TestMemoryIsBounded(t *testing.T) {

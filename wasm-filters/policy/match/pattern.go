@@ -60,6 +60,7 @@ type byteset [4]uint64
 func (s *byteset) add(c byte)      { s[c>>6] |= 1 << (c & 63) }
 func (s *byteset) has(c byte) bool { return s[c>>6]>>(c&63)&1 != 0 }
 
+//go:noinline
 func (s *byteset) span(low, high byte) {
 	for c := int(low); c <= int(high); c++ {
 		s.add(byte(c))
@@ -67,6 +68,8 @@ func (s *byteset) span(low, high byte) {
 }
 
 // fold adds the other case of each letter.
+//
+//go:noinline
 func (s *byteset) fold() {
 	for b := byte('a'); b <= 'z'; b++ {
 		if s.has(b) || s.has(b-0x20) {
@@ -83,7 +86,8 @@ func (s *byteset) complement() {
 	s.span(0xc0, 0xff)
 }
 
-// A compiler reads an expression and appends to the program.
+// A compiler reads an expression and appends to the program. Its small methods are not inlined: they stand in many places, and size
+// is start-up time.
 type compiler struct {
 	expr string
 	pos  int
@@ -127,16 +131,19 @@ func Compile(expr string) (*Pattern, error) {
 	return c.p, nil
 }
 
+//go:noinline
 func (c *compiler) fail(msg string) {
 	if c.err == nil {
 		c.err = &SyntaxError{c.pos, msg}
 	}
 }
 
+//go:noinline
 func (c *compiler) has(s string) bool {
 	return len(c.expr)-c.pos >= len(s) && c.expr[c.pos:c.pos+len(s)] == s
 }
 
+//go:noinline
 func (c *compiler) emit(i instruction) {
 	if len(c.p.program) >= maxProgram {
 		c.fail("expression too large")
@@ -154,6 +161,7 @@ func (c *compiler) insert(start int, i instruction) {
 	}
 }
 
+//go:noinline
 func (c *compiler) emitSet(s byteset) {
 	for i := range c.p.sets {
 		if c.p.sets[i] == s {
