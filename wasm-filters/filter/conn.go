@@ -66,7 +66,7 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 		}
 		return Continue
 	}
-	if uint64(n) <= s.skip && !s.swallow && len(s.hold) == 0 {
+	if uint64(n) <= s.skip && !s.swallow && len(s.hold) == 0 && (!end || len(c.delays) == 0) {
 		s.skip -= uint64(n)
 		return c.passing(side)
 	}
