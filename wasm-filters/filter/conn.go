@@ -30,8 +30,9 @@ type Conn struct {
 	inFlight   [2]calls // by the side that sent the request
 	last       [2]*route
 	peer       peer
-	delays     []delayed // requests that wait, ordered by when they are due
-	waits      bool      // in VM.waiting
+	delays     []delayed    // requests that wait, ordered by when they are due
+	waits      bool         // in VM.waiting
+	refused    policy.Nanos // until when Release leaves them alone
 	// Tag is the host's own.
 	Tag          uint32
 	delayedBytes int

@@ -95,35 +95,41 @@ func (c *Conn) endDelays() {
 	}
 }
 
+// retry is how long a connection is left alone that could not take its delayed requests.
+const retry = policy.Nanos(10_000_000)
+
 // Due returns the nanoseconds until Release has something to do, at least 1; ok is false where no request waits.
 func (vm *VM) Due() (wait policy.Nanos, ok bool) {
-	if len(vm.waiting) == 0 {
-		return 0, false
-	}
 	due := always
 	for _, c := range vm.waiting {
 		if len(c.delays) > 0 {
-			due = min(due, c.delays[0].due)
+			due = min(due, max(c.delays[0].due, c.refused))
 		}
 	}
-	return max(due-vm.host.Now(), 1), due < always
+	if due == always {
+		return 0, false
+	}
+	return max(due-vm.host.Now(), 1), true
 }
 
-// Release calls pass with delayed requests whose time has come, for each connection that has some: they are to go to the server at
-// once, behind all that Data has passed. frames is not to be retained.
-func (vm *VM) Release(pass func(c *Conn, frames []byte)) {
+// Release calls pass with delayed requests whose time has come, for each connection that has some and of which ready says that all
+// that its client sent has been given to Data. They are to go to the server at once, behind all that Data has passed. frames is
+// not to be retained.
+func (vm *VM) Release(ready func(c *Conn) bool, pass func(c *Conn, frames []byte)) {
 	if len(vm.waiting) == 0 {
 		return
 	}
 	now := vm.host.Now()
 	waiting := vm.waiting[:0]
 	for _, c := range vm.waiting {
-		// Within a frame they have to wait: its rest is on its way, and Data lets them go behind it.
-		if len(c.delays) > 0 && c.between() {
+		switch {
+		case len(c.delays) == 0 || c.delays[0].due > now:
+		case c.between() && ready(c):
 			vm.line = c.resend(vm.line[:0], now)
-			if len(vm.line) > 0 {
-				pass(c, vm.line)
-			}
+			pass(c, vm.line)
+		default:
+			// Within a frame they have to wait: its rest is on its way, and Data lets them go behind it.
+			c.refused = now + retry
 		}
 		if c.waits = len(c.delays) > 0; c.waits {
 			waiting = append(waiting, c)

@@ -109,7 +109,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 				rs.ask(&s, subject)
 			}
 			for d := range rs.intercept {
-				rs.intercept[d] = rs.intercept[d] || !s.observe && s.towards(policy.Direction(d))
+				rs.intercept[d] = rs.intercept[d] || s.rejects() && s.towards(policy.Direction(d))
 			}
 			rs.specs = append(rs.specs, s)
 		}
@@ -137,6 +137,9 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 // known is what is known of a call that is matched against rules.
 type known struct{ service, version, group, method, caller []byte }
 
+// rejects tells whether s may reject or delay a call that no other rule does.
+func (s *spec) rejects() bool { return !s.observe && !kinds[s.kind].fallback }
+
 // towards tells whether s is for calls of this direction.
 func (s *spec) towards(dir policy.Direction) bool {
 	return s.dir == policy.DirectionUnknown || s.dir == dir
@@ -159,12 +162,12 @@ func (rs *ruleset) mayReject(dir policy.Direction, k *known) bool {
 		return false
 	}
 	for _, i := range rs.exact[string(k.service)] {
-		if s := &rs.specs[i]; !s.observe && s.head(dir, k) {
+		if s := &rs.specs[i]; s.rejects() && s.head(dir, k) {
 			return true
 		}
 	}
 	for _, i := range rs.rest {
-		if s := &rs.specs[i]; !s.observe && s.head(dir, k) {
+		if s := &rs.specs[i]; s.rejects() && s.head(dir, k) {
 			return true
 		}
 	}

@@ -82,6 +82,19 @@ func frames(tb testing.TB, protocol string) (req, resp []byte) {
 	return req, resp
 }
 
+// heartbeat is a client's.
+func heartbeat(tb testing.TB, protocol string) []byte {
+	build := filtertest.Bolt
+	if protocol == "dubbo" {
+		build = filtertest.Dubbo
+	}
+	b, err := build("hb", map[string]string{"id": "9"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
 // ackFor is the answer to the probe that takes the place of the request that frames builds.
 func ackFor(tb testing.TB, protocol string) []byte {
 	build := filtertest.Bolt
@@ -153,6 +166,25 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 					t.Fatal("not rejected")
 				}
 			})
+			delaying := filtertest.NewNative(new(filtertest.World), protocols)
+			if err := delaying.Configure(`{"faultInjection":[{"name":"late","delayMillis":100}]}`); err != nil {
+				t.Fatal(err)
+			}
+			late := delaying.Conn(policy.DirectionClient)
+			beat := heartbeat(t, name)
+			check("a delayed call", func() {
+				a.Set(req)
+				if late.Data(filter.Downstream, &a, len(req), false) != filter.Linger || len(a.Bytes()) != 0 {
+					t.Fatal("not delayed")
+				}
+				delaying.World().Clock += 100_000_000
+				a.Set(beat)
+				late.Data(filter.Downstream, &a, len(beat), false)
+				if len(a.Bytes()) != len(req)+len(beat) {
+					t.Fatal("not sent")
+				}
+				late.Data(filter.Upstream, answer, len(resp), false)
+			})
 			check("a tick", func() {
 				n.World().Clock += 1_000_000_000
 				c.Data(filter.Downstream, whole, len(req), false)
@@ -196,5 +228,40 @@ func BenchmarkCall(b *testing.B) {
 				})
 			}
 		}
+	}
+}
+
+// TestCrowded: 64 rules that want to know how a call ends may be for one call; those beyond, of lower priority, are not in force for
+// it, which is logged, and all others are.
+func TestCrowded(t *testing.T) {
+	var rules []string
+	for i := range 70 {
+		rules = append(rules, fmt.Sprintf(`{"name":"r%d","type":"concurrency","threshold":%d,"priority":%d}`, i, min(i, 1), i))
+	}
+	w := new(filtertest.World)
+	n := filtertest.NewNative(w, protocols)
+	if err := n.Configure(`{"throttle":[` + strings.Join(rules, ",") + `]}`); err != nil {
+		t.Fatal(err)
+	}
+	c := n.Conn(policy.DirectionClient)
+	req, resp := frames(t, "bolt")
+	send := func(side filter.Side, frame []byte, id byte) []byte {
+		b := &filtertest.Slice{B: bytes.Clone(frame)}
+		b.B[8] = id
+		c.Data(side, b, len(frame), false)
+		return b.B
+	}
+	// The rule of priority 0 would admit nothing: the first call is admitted, the second finds 64 limits used up, and the third finds
+	// them free again.
+	for id, want := range []bool{true, false, true} {
+		if admitted := len(send(filter.Downstream, req, byte(id))) == len(req); admitted != want {
+			t.Errorf("call %d: admitted is %v", id, admitted)
+		}
+		if id == 1 {
+			send(filter.Upstream, resp, 0)
+		}
+	}
+	if logs := w.Logs(); len(logs) != 1 || !strings.Contains(logs[0], `rule "r5" is not in force for demo.Hello/hi`) {
+		t.Errorf("%q", logs)
 	}
 }

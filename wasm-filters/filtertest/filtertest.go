@@ -352,7 +352,7 @@ func (n *Native) Close(conn int) error {
 // Tick implements Rig.
 func (n *Native) Tick() error {
 	n.plugins[n.current].Tick()
-	n.vm.Release(func(c *filter.Conn, frames []byte) {
+	n.vm.Release(func(*filter.Conn) bool { return true }, func(c *filter.Conn, frames []byte) {
 		n.out = append(n.out, Release{int(c.Tag), slices.Clone(frames)})
 	})
 	return nil

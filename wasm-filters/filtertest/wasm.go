@@ -275,6 +275,11 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			b = r.conf
 		case r.data != nil && r.data.kind == kind && r.data.id == r.current:
 			b = r.data.buffer
+		case kind == 2 && r.data == nil:
+			if _, c := r.held(); c == nil {
+				return statusBadArgument
+			}
+			return statusOK // empty: Envoy asks for no memory then
 		default:
 			return statusBadArgument
 		}

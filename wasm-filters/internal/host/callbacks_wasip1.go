@@ -88,14 +88,23 @@ func onTick(id uint32) {
 	if p := plugins[id]; p != nil {
 		p.Tick()
 	}
-	vm.Release(pass)
+	vm.Release(ready, pass)
 	proxySetEffectiveContext(id)
 	arm()
 }
 
-// pass gives delayed requests to the server: the connection of the effective context has lingered, so its buffer can be written to.
-func pass(c *filter.Conn, frames []byte) {
+// ready tells whether the connection's buffer is empty. What is in it, because the server does not keep up, nobody has read yet; to
+// continue now would let it pass unread.
+func ready(c *filter.Conn) bool {
 	proxySetEffectiveContext(c.Tag)
+	target = value[:]
+	b, _ := result(proxyGetBufferBytes(bufferDownstream, 0, 1, unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	return len(b) == 0
+}
+
+// pass gives delayed requests to the server. The connection is that of the effective context; it has lingered, so its buffer can
+// be written to.
+func pass(_ *filter.Conn, frames []byte) {
 	data = buffer{kind: bufferDownstream}
 	data.Prepend(frames)
 	proxyContinueStream(streamDownstream)
