@@ -7,41 +7,11 @@ import (
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/policytest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
-const second = policy.Nanos(1_000_000_000)
-
-// store is shared data in memory.
-type store struct {
-	values map[string][]byte
-	marks  map[string]uint32
-	mark   uint32
-	calls  int
-	lose   int // swaps to fail, as if another worker had been faster
-}
-
-func newStore() *store { return &store{values: map[string][]byte{}, marks: map[string]uint32{}} }
-
-func (s *store) Get(dst, key []byte) ([]byte, uint32, bool) {
-	s.calls++
-	v, ok := s.values[string(key)]
-	return append(dst, v...), s.marks[string(key)], ok
-}
-
-func (s *store) CompareAndSwap(key, value []byte, mark uint32) bool {
-	s.calls++
-	if s.lose > 0 && mark != 0 {
-		s.lose--
-		return false
-	}
-	if _, ok := s.values[string(key)]; ok && mark != 0 && mark != s.marks[string(key)] {
-		return false
-	}
-	s.mark++
-	s.values[string(key)], s.marks[string(key)] = append([]byte(nil), value...), s.mark
-	return true
-}
+const second = policytest.Second
 
 // allowed is burst + elapsed × threshold / interval, rounded down, exactly.
 func allowed(p Params, elapsed policy.Nanos) int64 {
@@ -68,7 +38,7 @@ func TestNeverMore(t *testing.T) {
 			t.Run(fmt.Sprintf("%d/%d workers", i, workers), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(i), uint64(workers)))
 				var sets []Set
-				shared := newStore()
+				shared := policytest.NewStore()
 				for range max(workers, 1) {
 					var s policy.Shared
 					if workers > 0 {
@@ -126,7 +96,7 @@ func TestNotLess(t *testing.T) {
 			for _, skew := range []bool{false, true} {
 				t.Run(fmt.Sprint(p, workers, skew), func(t *testing.T) {
 					rng := rand.New(rand.NewPCG(1, 2))
-					shared := newStore()
+					shared := policytest.NewStore()
 					var sets []Set
 					for range workers {
 						sets = append(sets, Set{New("r", p, false, shared, "x")})
@@ -149,7 +119,7 @@ func TestNotLess(t *testing.T) {
 					if admitted > want || admitted < want*99/100-1 {
 						t.Errorf("%d of %d admitted", admitted, want)
 					}
-					t.Logf("%d of %d, %d host calls for %d calls", admitted, want, shared.calls, n)
+					t.Logf("%d of %d, %d host calls for %d calls", admitted, want, shared.Calls, n)
 				})
 			}
 		}
@@ -158,7 +128,7 @@ func TestNotLess(t *testing.T) {
 
 // TestLeaseSavesHostCalls: far below its limit, a worker asks the host seldom; a rejected call does not ask it at all.
 func TestLeaseSavesHostCalls(t *testing.T) {
-	shared := newStore()
+	shared := policytest.NewStore()
 	s := Set{New("r", Params{1_000_000_000, second, 1_000_000_000}, false, shared, "x")}
 	now := second
 	for range 100_000 {
@@ -167,28 +137,28 @@ func TestLeaseSavesHostCalls(t *testing.T) {
 			t.Fatal("rejected")
 		}
 	}
-	if shared.calls > 1000 {
-		t.Errorf("%d host calls in a second of 100,000 calls", shared.calls)
+	if shared.Calls > 1000 {
+		t.Errorf("%d host calls in a second of 100,000 calls", shared.Calls)
 	}
-	shared = newStore()
+	shared = policytest.NewStore()
 	s = Set{New("r", Params{1, 10 * second, 1}, false, shared, "x")}
 	s.Admit(now, nil)
-	before := shared.calls
+	before := shared.Calls
 	s.Admit(now, nil) // learns that there is none
-	between := shared.calls
+	between := shared.Calls
 	for range 1000 {
 		if !s.Admit(now+second, nil).Reject {
 			t.Fatal("admitted")
 		}
 	}
-	if shared.calls != between || between-before > 2 {
-		t.Errorf("%d + %d host calls for rejected calls", between-before, shared.calls-between)
+	if shared.Calls != between || between-before > 2 {
+		t.Errorf("%d + %d host calls for rejected calls", between-before, shared.Calls-between)
 	}
 }
 
 // TestLostLease: what a worker took and did not use is at most one lease.
 func TestLostLease(t *testing.T) {
-	shared := newStore()
+	shared := policytest.NewStore()
 	p := Params{1000, second, 1000}
 	idle, busy := Set{New("r", p, false, shared, "x")}, Set{New("r", p, false, shared, "x")}
 	now := second
@@ -210,13 +180,13 @@ func TestLostLease(t *testing.T) {
 
 // TestContention: a worker that loses every swap gives up without admitting, one that loses some tries on.
 func TestContention(t *testing.T) {
-	shared := newStore()
+	shared := policytest.NewStore()
 	s := Set{New("r", Params{10, second, 10}, false, shared, "x")}
-	shared.lose = attempts
+	shared.Lose = attempts
 	if !s.Admit(second, nil).Reject {
 		t.Error("admitted without a token")
 	}
-	shared.lose = attempts - 1
+	shared.Lose = attempts - 1
 	if s.Admit(second, nil).Reject {
 		t.Error("rejected although a token was there")
 	}
@@ -225,9 +195,9 @@ func TestContention(t *testing.T) {
 // TestForeignState: shared data that is not ours does no harm.
 func TestForeignState(t *testing.T) {
 	for _, v := range []string{"", "x", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff", "0123456789abcdef"} {
-		shared := newStore()
+		shared := policytest.NewStore()
 		r := New("r", Params{1, second, 1}, false, shared, "x")
-		shared.values[string(r.bucket.key)] = []byte(v)
+		shared.Overwrite([]byte(v))
 		if (Set{r}).Admit(second, nil).Reject {
 			t.Errorf("%q: rejected", v)
 		}
@@ -238,7 +208,7 @@ func TestForeignState(t *testing.T) {
 }
 
 func TestThresholdZero(t *testing.T) {
-	for _, shared := range []policy.Shared{nil, newStore()} {
+	for _, shared := range []policy.Shared{nil, policytest.NewStore()} {
 		s := Set{New("none", Params{0, second, 1}, false, shared, "x")}
 		v := s.Admit(second, nil)
 		if want := (policy.Verdict{Reject: true, Code: protocol.CodeThrottled, Rule: "none"}); v != want {
@@ -265,7 +235,7 @@ func TestRetryAfter(t *testing.T) {
 
 // TestAllOrNone: where several rules match, the smallest limit decides, and a call that it rejects costs the others nothing.
 func TestAllOrNone(t *testing.T) {
-	for _, shared := range []policy.Shared{nil, newStore()} {
+	for _, shared := range []policy.Shared{nil, policytest.NewStore()} {
 		small := New("small", Params{1, second, 1}, false, shared, "x")
 		large := New("large", Params{3, second, 3}, false, shared, "x")
 		watch := New("watch", Params{1, 100 * second, 1}, true, shared, "x")
@@ -292,7 +262,7 @@ func TestAllOrNone(t *testing.T) {
 }
 
 func TestAdmitDoesNotAllocate(t *testing.T) {
-	for _, shared := range []policy.Shared{nil, nopStore{}} {
+	for _, shared := range []policy.Shared{nil, new(policytest.Frozen)} {
 		s := Set{New("a", Params{1000, second, 10}, false, shared, "x"), New("b", Params{10, second, 1}, true, shared, "x")}
 		now := second
 		if n := testing.AllocsPerRun(1000, func() { now += 1_000_000; s.Admit(now, nil) }); n != 0 {
@@ -301,19 +271,12 @@ func TestAdmitDoesNotAllocate(t *testing.T) {
 	}
 }
 
-type nopStore struct{}
-
-func (nopStore) Get(dst, _ []byte) ([]byte, uint32, bool)  { return append(dst, zeros[:]...), 1, true }
-func (nopStore) CompareAndSwap(_, _ []byte, _ uint32) bool { return true }
-
-var zeros [stateLen]byte
-
 func BenchmarkAdmit(b *testing.B) {
 	for _, n := range []int{1, 3} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			var s Set
 			for i := range n {
-				s = append(s, New(fmt.Sprint(i), Params{1_000_000_000, second, 1_000_000_000}, false, newStore(), "x"))
+				s = append(s, New(fmt.Sprint(i), Params{1_000_000_000, second, 1_000_000_000}, false, policytest.NewStore(), "x"))
 			}
 			b.ReportAllocs()
 			now := second
