@@ -10,7 +10,8 @@
 //
 // A network filter cannot answer a request. So a rejected request is replaced, in place, by a heartbeat with its id
 // (Codec.AppendProbe), which the provider answers without calling the business code; that answer is replaced by the
-// protocol's error response (Codec.AppendReject) on its way back. A rejected one-way request is left out.
+// protocol's error response (Codec.AppendReject), or by a value that a rule has (Replier), on its way back. A rejected one-way
+// request is left out. A delayed request is left out, too, and put in again later (VM.Release).
 //
 // # Memory
 //
