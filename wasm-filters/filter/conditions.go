@@ -1,8 +1,6 @@
 package filter
 
 import (
-	"bytes"
-
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
@@ -93,21 +91,17 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 // loadTest tells whether a span context of SOFATracer says that the call is part of a load test: its baggage is items
 // KEY=VALUE between ampersands, of which mark=T is SofaTracerConstant.LOAD_TEST_TAG and LOAD_TEST_VALUE.
 func loadTest(trace []byte) bool {
-	const mark = "mark=T"
-	for at := 0; ; {
-		i := bytes.Index(trace[at:], markBytes)
-		if i < 0 {
-			return false
-		}
-		start := at + i
-		at = start + len(mark)
-		if (start == 0 || trace[start-1] == '&') && (at == len(trace) || trace[at] == '&') {
-			return true
+	start := 0
+	for i := 0; i <= len(trace); i++ {
+		if i == len(trace) || trace[i] == '&' {
+			if string(trace[start:i]) == "mark=T" {
+				return true
+			}
+			start = i + 1
 		}
 	}
+	return false
 }
-
-var markBytes = []byte("mark=T")
 
 // A peer is what is known of the other end of a connection, once a rule has asked for it.
 type peer struct {

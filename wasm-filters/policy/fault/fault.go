@@ -2,7 +2,6 @@
 package fault
 
 import (
-	"hash/fnv"
 	"math/bits"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
@@ -33,9 +32,10 @@ func New(name string, p Params, observe bool) *Rule {
 	if p.Message != "" {
 		r.answer = &policy.Answer{Message: p.Message}
 	}
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	r.random = h.Sum64()
+	r.random = 14695981039346656037 // FNV-1a
+	for i := range len(name) {
+		r.random = (r.random ^ uint64(name[i])) * 1099511628211
+	}
 	return r
 }
 

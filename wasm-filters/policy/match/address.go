@@ -132,11 +132,18 @@ func ParseNetwork(s string) (n Network, ok bool) {
 		if s[i] != '/' {
 			continue
 		}
-		v, err := strconv.ParseUint(s[i+1:], 10, 8)
-		if err != nil || len(s)-i > 2 && (s[i+1] == '0' || s[i+1] == '+') {
+		digits := s[i+1:]
+		if digits == "" || len(digits) > 3 || len(digits) > 1 && digits[0] == '0' {
 			return n, false
 		}
-		length, s = int(v), s[:i]
+		length = 0
+		for k := range len(digits) {
+			if digits[k] < '0' || digits[k] > '9' {
+				return n, false
+			}
+			length = length*10 + int(digits[k]-'0')
+		}
+		s = s[:i]
 		break
 	}
 	a, ok := ParseAddress([]byte(s))
