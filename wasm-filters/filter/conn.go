@@ -56,7 +56,7 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	if c.blind {
 		c.flushHold(s, b)
 		if side == Downstream && len(c.delays) > 0 {
-			b.Prepend(c.resend(nil, always))
+			b.Prepend(c.resend(nil, ever))
 		}
 		return Continue
 	}
@@ -77,7 +77,7 @@ func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	vm.ticked = false
 	action := c.follow(s, side, b, n, end, out)
 	if end && action == Continue && side == Downstream && c.between() {
-		c.resendAt(out, n, always)
+		c.resendAt(out, n, ever)
 	}
 	if end && action == Continue && len(s.hold) > 0 {
 		if s.withheld {
@@ -173,7 +173,7 @@ func (c *Conn) follow(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			return Continue
 		case lost:
 			if side == Downstream {
-				c.resendAt(out, pos, always)
+				c.resendAt(out, pos, ever)
 			}
 			return Continue
 		case shut:
@@ -234,7 +234,7 @@ func (c *Conn) resume(s *stream, side Side, b Buffer, n int, end bool, out *outp
 			return n, Continue
 		case lost, pass:
 			if v == lost && s.withheld && side == Downstream {
-				c.resendAt(out, 0, always)
+				c.resendAt(out, 0, ever)
 			}
 			if s.withheld {
 				out.insert(0, s.hold[:before])

@@ -59,8 +59,8 @@ func (c *Conn) resend(dst []byte, now policy.Nanos) []byte {
 	return dst
 }
 
-// always is later than any time: of resend, all requests.
-const always = policy.Nanos(1<<63 - 1)
+// ever is later than any time: of resend, all requests.
+const ever = policy.Nanos(1<<63 - 1)
 
 // resendAt puts the requests that are due at now into the output at pos, where a frame begins.
 func (c *Conn) resendAt(out *output, pos int, now policy.Nanos) {
@@ -100,13 +100,13 @@ const retry = policy.Nanos(10_000_000)
 
 // Due returns the nanoseconds until Release has something to do, at least 1; ok is false where no request waits.
 func (vm *VM) Due() (wait policy.Nanos, ok bool) {
-	due := always
+	due := ever
 	for _, c := range vm.waiting {
 		if len(c.delays) > 0 {
 			due = min(due, max(c.delays[0].due, c.refused))
 		}
 	}
-	if due == always {
+	if due == ever {
 		return 0, false
 	}
 	return max(due-vm.host.Now(), 1), true

@@ -22,8 +22,10 @@ type governor interface {
 // A kind is a kind of rules.
 type kind struct {
 	label string // in metrics
-	// rules appends the rules of this kind.
-	rules func(dst []draft, p *config.Plugin) []draft
+	// rule returns the i-th rule of the list that this kind is in, nil behind the last.
+	rule func(p *config.Plugin, i int) *config.Rule
+	// of tells whether that rule is of this kind; nil: all are.
+	of func(p *config.Plugin, i int) bool
 	// renew returns the state for a rule. old is the state of the rule of the same kind and name before, or nil: where the
 	// parameters are the same it goes on.
 	renew func(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor
@@ -49,14 +51,14 @@ type kind struct {
 // kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
 // another kind rejects costs nothing.
 var kinds = []kind{
-	{label: "access", rules: accessRules, renew: renewAccess, join: joinAccess, audited: true},
-	{label: "faultInjection", rules: faultRules, renew: renewFault, join: joinFault, delays: true},
-	{label: "degrade", rules: degradeRules(config.WhenAlways), renew: renewDegrade, join: joinDegrade},
-	{label: "degrade", rules: degradeRules(config.WhenRejected), renew: renewDegrade, join: joinDegrade, fallback: true},
-	{label: "circuitBreaker", rules: breakerRules, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
-	{label: "throttle", rules: throttleRules(concurrencyRule), renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
-	{label: "throttle", rules: throttleRules(hotRule), renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
-	{label: "throttle", rules: throttleRules(rateRule), renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
+	{label: "access", rule: accessRule, renew: renewAccess, join: joinAccess, audited: true},
+	{label: "faultInjection", rule: faultRule, renew: renewFault, join: joinFault, delays: true},
+	{label: "degrade", rule: degradeRule, of: always, renew: renewDegrade, join: joinDegrade},
+	{label: "degrade", rule: degradeRule, of: whenRejected, renew: renewDegrade, join: joinDegrade, fallback: true},
+	{label: "circuitBreaker", rule: breakerRule, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
+	{label: "throttle", rule: throttleRule, of: isConcurrency, renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
+	{label: "throttle", rule: throttleRule, of: isHot, renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
+	{label: "throttle", rule: throttleRule, of: isRate, renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
 }
 
 // maxMarks is how many rules with marks may be for one call.
@@ -71,11 +73,11 @@ func gather[T governor](states []governor) []T {
 	return list
 }
 
-func accessRules(dst []draft, p *config.Plugin) []draft {
-	for i := range p.Access {
-		dst = append(dst, draft{i, &p.Access[i].Rule})
+func accessRule(p *config.Plugin, i int) *config.Rule {
+	if i < len(p.Access) {
+		return &p.Access[i].Rule
 	}
-	return dst
+	return nil
 }
 
 func renewAccess(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
@@ -96,11 +98,11 @@ func joinAccess(states []governor, _ uint) policy.Policy {
 	return access.Set(gather[*access.Rule](states))
 }
 
-func faultRules(dst []draft, p *config.Plugin) []draft {
-	for i := range p.FaultInjection {
-		dst = append(dst, draft{i, &p.FaultInjection[i].Rule})
+func faultRule(p *config.Plugin, i int) *config.Rule {
+	if i < len(p.FaultInjection) {
+		return &p.FaultInjection[i].Rule
 	}
-	return dst
+	return nil
 }
 
 func renewFault(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
@@ -116,16 +118,15 @@ func joinFault(states []governor, _ uint) policy.Policy {
 	return inject.Set(gather[*inject.Rule](states))
 }
 
-func degradeRules(when config.DegradeWhen) func(dst []draft, p *config.Plugin) []draft {
-	return func(dst []draft, p *config.Plugin) []draft {
-		for i := range p.Degrade {
-			if p.Degrade[i].When == when {
-				dst = append(dst, draft{i, &p.Degrade[i].Rule})
-			}
-		}
-		return dst
+func degradeRule(p *config.Plugin, i int) *config.Rule {
+	if i < len(p.Degrade) {
+		return &p.Degrade[i].Rule
 	}
+	return nil
 }
+
+func always(p *config.Plugin, i int) bool       { return p.Degrade[i].When == config.WhenAlways }
+func whenRejected(p *config.Plugin, i int) bool { return p.Degrade[i].When == config.WhenRejected }
 
 // renewDegrade always makes a new rule: it has no state but its hits.
 func renewDegrade(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
@@ -141,11 +142,11 @@ func joinDegrade(states []governor, _ uint) policy.Policy {
 	return degrade.Set(gather[*degrade.Rule](states))
 }
 
-func breakerRules(dst []draft, p *config.Plugin) []draft {
-	for i := range p.CircuitBreaker {
-		dst = append(dst, draft{i, &p.CircuitBreaker[i].Rule})
+func breakerRule(p *config.Plugin, i int) *config.Rule {
+	if i < len(p.CircuitBreaker) {
+		return &p.CircuitBreaker[i].Rule
 	}
-	return dst
+	return nil
 }
 
 func renewBreaker(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
@@ -184,22 +185,18 @@ func breakerGauge(g governor, now policy.Nanos) (string, uint64) {
 	return nameRuleCircuit, uint64(g.(*breaker.Rule).Phase(now))
 }
 
-func rateRule(t *config.Throttle) bool {
-	return t.Type == config.ThrottleRate && t.HotValues.Subject == ""
-}
-func hotRule(t *config.Throttle) bool         { return t.HotValues.Subject != "" }
-func concurrencyRule(t *config.Throttle) bool { return t.Type == config.ThrottleConcurrency }
-
-func throttleRules(of func(*config.Throttle) bool) func(dst []draft, p *config.Plugin) []draft {
-	return func(dst []draft, p *config.Plugin) []draft {
-		for i := range p.Throttle {
-			if of(&p.Throttle[i]) {
-				dst = append(dst, draft{i, &p.Throttle[i].Rule})
-			}
-		}
-		return dst
+func throttleRule(p *config.Plugin, i int) *config.Rule {
+	if i < len(p.Throttle) {
+		return &p.Throttle[i].Rule
 	}
+	return nil
 }
+
+func isConcurrency(p *config.Plugin, i int) bool {
+	return p.Throttle[i].Type == config.ThrottleConcurrency
+}
+func isHot(p *config.Plugin, i int) bool  { return p.Throttle[i].HotValues.Subject != "" }
+func isRate(p *config.Plugin, i int) bool { return !isConcurrency(p, i) && !isHot(p, i) }
 
 func renewConcurrency(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
 	limit := p.Throttle[s.index].Threshold

@@ -84,7 +84,17 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	}
 	var all []draft
 	for k := range kinds {
-		all = kinds[k].rules(all[:0], &rs.conf)
+		kd := &kinds[k]
+		all = all[:0]
+		for i := 0; ; i++ {
+			r := kd.rule(&rs.conf, i)
+			if r == nil {
+				break
+			}
+			if kd.of == nil || kd.of(&rs.conf, i) {
+				all = append(all, draft{i, r})
+			}
+		}
 		order(all)
 		for _, d := range all {
 			s := spec{draft: d, kind: k, name: d.rule.Name, observe: d.rule.Mode == config.ModeObserve}
@@ -102,8 +112,8 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			for i := range s.when {
 				rs.ask(&s, s.when[i].Subject)
 			}
-			if hot := kinds[k].hot; hot != nil {
-				h := hot(&rs.conf, s.index)
+			if kd.hot != nil {
+				h := kd.hot(&rs.conf, s.index)
 				subject, label := subjectOf(h.Subject)
 				s.hot = rs.slot(subject, key{h.Key, label})
 				rs.ask(&s, subject)
