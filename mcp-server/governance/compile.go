@@ -52,26 +52,26 @@ type Compiled struct {
 func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 	var out Compiled
 	out.Plugin = o.Plugin
-	out.Plugin.Throttle = nil
-	enabled := 0
+	p := &out.Plugin
+	p.Access, p.FaultInjection, p.Degrade, p.CircuitBreaker, p.Throttle = nil, nil, nil, nil, nil
 	for i := range rules {
 		r := &rules[i]
-		if len(out.Plugin.Throttle) == plugin.MaxRules {
+		if !r.Enabled() {
+			continue
+		}
+		if p.Rules() == plugin.MaxRules {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityError, Place: place(r.File, r.Line), Code: "TooManyRules",
 				Message: fmt.Sprintf("a sidecar takes %d rules; %s and the %d after it are not in force", plugin.MaxRules, r.ID, len(rules)-i-1)})
 			break
 		}
-		if r.Enabled() {
-			enabled++
-		}
-		r.Spec.addTo(&out.Plugin, r.Namespace+"/"+r.Name)
+		r.Spec.addTo(p, r.Namespace+"/"+r.Name)
 	}
 	config, err := render(&out.Plugin)
 	if err != nil { // it is made of what has been checked
 		panic("governance: " + err.Error())
 	}
 	if o.URL == "" || len(ports) == 0 {
-		if enabled > 0 && o.URL == "" {
+		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
 				Message: fmt.Sprintf("there are %d rules, but no filter is configured that would enforce them", enabled)})
 		}

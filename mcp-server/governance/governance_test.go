@@ -174,7 +174,7 @@ metadata: {name: A_b, namespace: X}
 spec:
   target:
     service: {exact: a, prefix: b}
-    method: {regex: x}
+    method: {regex: "x("}
     caller: ""
     application: [a]
     metod: x
@@ -199,12 +199,12 @@ spec: {threshold: 1, interval: 1500us, target: {service: ` + strings.Repeat("s",
 	got := adapters.AsFaults(err).Error()
 	for _, want := range []string{
 		"line 1: apiVersion: must be governance.isthmus.io/v1alpha1", `line 3: metadata.name: "A_b" is not a name`, `line 3: metadata.namespace: "X"`,
-		"line 6: spec.target.service: give either exact or prefix", "line 7: spec.target.method.regex: unknown field", `line 8: spec.target.caller: is empty; "*" is everything`,
+		"line 6: spec.target.service: give one of exact, prefix, regex, in and notIn, not empty", "line 7: spec.target.method.regex: missing )", `line 8: spec.target.caller: is empty; "*" is everything`,
 		"line 9: spec.target.application", "line 10: spec.target.metod: unknown field; known are application, caller, group, method, service, version",
 		`line 11: spec.direction: must be client, server or both, is "sideways"`, "line 12: spec.mode: must be intercept or observe",
 		"line 13: spec.interval:", "line 14: spec.burst:", "spec.threshold: is missing",
-		`line 17: kind: unknown kind "CarrierPigeonRule"; known are ThrottleRule`,
-		"line 27: spec.interval: must be from 1ms to 24h0m0s, in whole milliseconds", "line 27: spec.target.service: is longer than 512 bytes",
+		`line 17: kind: unknown kind "CarrierPigeonRule"; known are AccessRule, CircuitBreakerRule, DegradeRule, FaultRule, ThrottleRule`,
+		`line 27: spec.interval: must be more than 0, in whole milliseconds, is "1500us"`, "line 27: spec.target.service.exact: longer than 512 bytes",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing: %s", want)
@@ -315,4 +315,54 @@ func FuzzUpdate(f *testing.F) {
 		}
 		Compile(r.Items, []uint16{1}, options)
 	})
+}
+
+// Each folder of testdata/kinds holds in.yaml with rules and want.yaml with what each of them is for the filter, and what is wrong with them.
+func TestKinds(t *testing.T) {
+	cases, err := filepath.Glob("testdata/kinds/*/in.yaml")
+	if err != nil || len(cases) < 7 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, in := range cases {
+		t.Run(filepath.Base(filepath.Dir(in)), func(t *testing.T) {
+			text, err := os.ReadFile(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rules := Rules{}.Update([]File{{Name: "in.yaml", Text: text}})
+			c := Compile(rules.Items, []uint16{20880}, Options{URL: "file:///isthmus.wasm"})
+			for entry := range c.Set.All() {
+				checkDecodes(t, entry)
+			}
+			c.Plugin.Generation = ""
+			config, err := json.Marshal(c.Plugin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var plain any
+			if err := json.Unmarshal(config, &plain); err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			e := yaml.NewEncoder(&got)
+			e.SetIndent(2)
+			if err := e.Encode(map[string]any{"plugin": plain, "problems": lines(slices.Concat(rules.Problems, c.Problems))}); err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join(filepath.Dir(in), "want.yaml")
+			if *update {
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
+			}
+		})
+	}
 }

@@ -26,15 +26,19 @@ const maxDocuments = 10000
 // Spec is what a rule says, by kind.
 type Spec interface {
 	adapters.Validator
-	// enabled tells whether it is to take effect.
-	enabled() bool
+	// head returns what it has in common with all others.
+	head() *Head
 	// addTo adds it to the filter's configuration under the name namespace/name.
 	addTo(p *plugin.Plugin, name string)
 }
 
 // kinds is the table of the kinds of rules. A new kind is a file with its Spec, and a line here.
 var kinds = map[string]func() Spec{
-	"ThrottleRule": func() Spec { return new(ThrottleSpec) },
+	"AccessRule":         func() Spec { return new(AccessSpec) },
+	"CircuitBreakerRule": func() Spec { return new(CircuitBreakerSpec) },
+	"DegradeRule":        func() Spec { return new(DegradeSpec) },
+	"FaultRule":          func() Spec { return new(FaultSpec) },
+	"ThrottleRule":       func() Spec { return new(ThrottleSpec) },
 }
 
 // Kinds returns the names of the kinds of rules, sorted.
@@ -72,7 +76,7 @@ type Rule struct {
 }
 
 // Enabled tells whether the rule is to take effect.
-func (r *Rule) Enabled() bool { return r.Spec.enabled() }
+func (r *Rule) Enabled() bool { return r.Spec.head().enabled() }
 
 // JSON returns the rule's spec as people write it.
 func (r *Rule) JSON() (json.RawMessage, error) {

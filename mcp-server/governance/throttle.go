@@ -1,157 +1,126 @@
 package governance
 
 import (
-	"encoding/json"
+	"math"
+	"slices"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/isthmus-mesh/isthmus/adapters"
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
-// ThrottleSpec limits the rate of calls by a token bucket, in each sidecar that has such calls.
+// ThrottleSpec limits calls, all that match together, in each sidecar that has such calls: their rate by a token bucket, or how many there are at the
+// same time. Of several that match a call each one must admit it, so the smallest limit holds.
 type ThrottleSpec struct {
-	Target    Target        `yaml:"target" json:"target,omitzero"`
-	Direction string        `yaml:"direction" json:"direction,omitempty"` // client, server or both; default both
-	Mode      string        `yaml:"mode" json:"mode,omitempty"`           // intercept or observe; default intercept
-	Enabled   *bool         `yaml:"enabled" json:"enabled,omitempty"`     // default true
-	Threshold *uint32       `yaml:"threshold" json:"threshold"`           // calls per interval; 0 admits none
-	Interval  time.Duration `yaml:"interval" json:"-"`                    // default 1s; 1ms to 24h, whole milliseconds
-	Burst     uint32        `yaml:"burst" json:"burst,omitempty"`         // admitted at once after a pause; default threshold
+	Head `yaml:",inline"`
+	// What is limited: rate (calls per interval) or concurrency (calls at the same time; one-way calls are not counted). Default rate.
+	Type plugin.ThrottleType `yaml:"type" json:"type,omitempty" schema:"enum=rate|concurrency"`
+	// How many calls are admitted per interval, or at the same time; 0 admits none.
+	Threshold *Count `yaml:"threshold" json:"threshold" schema:"required"`
+	// The interval of a rate. Default 1s; 1ms to 24h.
+	Interval Duration `yaml:"interval" json:"interval,omitzero"`
+	// How many calls a rate may admit at once after a pause. Default threshold.
+	Burst Count `yaml:"burst" json:"burst,omitempty"`
+	// The same as a multiple of the threshold, 0.001 to 1000; give either.
+	BurstCoefficient float64 `yaml:"burstCoefficient" json:"burstCoefficient,omitempty" schema:"number=0.001|1000"`
+	// Lets a rate begin lower after a pause.
+	WarmUp *WarmUp `yaml:"warmUp" json:"warmUp,omitempty"`
+	// Gives each value of something a limit of its own.
+	HotValues *HotValues `yaml:"hotValues" json:"hotValues,omitempty"`
 }
 
-// Target selects calls. Its zero value selects all.
-type Target struct {
-	Application Match `yaml:"application" json:"application,omitzero"` // of the workload whose sidecar decides
-	Service     Match `yaml:"service" json:"service,omitzero"`         // interface name
-	Version     Match `yaml:"version" json:"version,omitzero"`
-	Group       Match `yaml:"group" json:"group,omitzero"` // Dubbo's group, SOFA's uniqueId
-	Method      Match `yaml:"method" json:"method,omitzero"`
-	Caller      Match `yaml:"caller" json:"caller,omitzero"` // application of the caller
+// WarmUp raises a rate from threshold / coldFactor to threshold while there are calls, evenly over a period. A pause lowers it at the same pace.
+type WarmUp struct {
+	// How long it takes from cold to warm. 1ms to 1h.
+	Period Duration `yaml:"period" json:"period,omitzero" schema:"required"`
+	// How much lower the rate begins. Default 3; 2 to 100.
+	ColdFactor Count `yaml:"coldFactor" json:"coldFactor,omitempty" schema:"number=2|100"`
 }
 
-// Match is written as "*", as a string that is to be equal, as {exact: …} or as {prefix: …}. The zero value matches
-// everything, as "*" does.
-type Match plugin.Match
-
-// UnmarshalYAML reads one of the forms.
-func (m *Match) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode {
-		switch n.Value {
-		case "*":
-		case "":
-			return adapters.Faults{{Line: n.Line, Message: `is empty; "*" is everything`}}
-		default:
-			m.Exact = n.Value
-		}
-		return nil
-	}
-	var forms struct {
-		Exact  string `yaml:"exact"`
-		Prefix string `yaml:"prefix"`
-	}
-	if err := adapters.SettingsOf(n).Decode(&forms); err != nil {
-		return err
-	}
-	if (forms.Exact == "") == (forms.Prefix == "") {
-		return adapters.Faults{{Line: n.Line, Message: "give either exact or prefix"}}
-	}
-	m.Exact, m.Prefix = forms.Exact, forms.Prefix
-	return nil
+// HotValues names the values that have a limit each. Calls without a value are not limited.
+type HotValues struct {
+	// What has the values: callerApplication, callerIP, callerIdentity, attachment or label.
+	Subject plugin.Subject `yaml:"subject" json:"subject" schema:"required,enum=callerApplication|callerIP|callerIdentity|attachment|label"`
+	// Which attachment or label.
+	Key Text `yaml:"key" json:"key,omitempty" schema:"max=512"`
+	// How many values are remembered; of those beyond, the ones that were not used for longest are forgotten. Default 1000; at most 100000.
+	MaxValues Count `yaml:"maxValues" json:"maxValues,omitempty" schema:"number=1|100000"`
 }
 
-// MarshalJSON writes the shortest form.
-func (m Match) MarshalJSON() ([]byte, error) {
-	switch {
-	case m.Prefix != "":
-		return json.Marshal(map[string]string{"prefix": m.Prefix})
-	case m.Exact == "*":
-		return json.Marshal(map[string]string{"exact": m.Exact})
-	case m.Exact != "":
-		return json.Marshal(m.Exact)
-	}
-	return []byte(`"*"`), nil
-}
-
-// IsZero tells whether everything matches.
-func (m Match) IsZero() bool { return plugin.Match(m).IsZero() }
-
-// The bounds of a rule's numbers; they are the filter's.
+// The bounds of durations; they are the filter's.
 const (
-	minInterval = time.Millisecond
-	maxInterval = 24 * time.Hour
-	maxMatch    = 512 // bytes
+	minInterval     = time.Millisecond
+	maxInterval     = 24 * time.Hour
+	maxDuration     = time.Hour
+	minStatInterval = 100 * time.Millisecond
+	maxStatInterval = 10 * time.Minute
+	minRetry        = 100 * time.Millisecond
+)
+
+// The bounds of burstCoefficient.
+const (
+	minCoefficient = 0.001
+	maxCoefficient = 1000
 )
 
 // Validate implements adapters.Validator.
 func (s *ThrottleSpec) Validate() adapters.Faults {
 	var f adapters.Faults
-	switch s.Direction {
-	case "", "client", "server", "both":
-	default:
-		f.Add("direction", "must be client, server or both, is %q", s.Direction)
-	}
-	switch s.Mode {
-	case "", string(plugin.ModeIntercept), string(plugin.ModeObserve):
-	default:
-		f.Add("mode", "must be intercept or observe, is %q", s.Mode)
-	}
 	if s.Threshold == nil {
 		f.Add("threshold", "is missing") // a forgotten one must not reject every call
 	}
-	if s.Interval != 0 && (s.Interval < minInterval || s.Interval > maxInterval || s.Interval%time.Millisecond != 0) {
-		f.Add("interval", "must be from %s to %s, in whole milliseconds", minInterval, maxInterval)
-	}
-	t := &s.Target
-	for _, m := range []struct {
-		name string
-		Match
-	}{{"application", t.Application}, {"service", t.Service}, {"version", t.Version}, {"group", t.Group}, {"method", t.Method}, {"caller", t.Caller}} {
-		if len(m.Exact) > maxMatch || len(m.Prefix) > maxMatch {
-			f.Add("target."+m.name, "is longer than %d bytes", maxMatch)
+	s.Interval.check(&f, "interval", minInterval, maxInterval)
+	if s.BurstCoefficient != 0 {
+		switch {
+		case s.Burst != 0:
+			f.Add("burstCoefficient", "give burst or burstCoefficient, not both")
+		case !(s.BurstCoefficient >= minCoefficient && s.BurstCoefficient <= maxCoefficient):
+			f.Add("burstCoefficient", "must be from 0.001 to 1000")
 		}
 	}
-	return f
+	if s.WarmUp != nil {
+		if s.WarmUp.Period == 0 {
+			f.Add("warmUp.period", "is missing")
+		}
+		s.WarmUp.Period.check(&f, "warmUp.period", minInterval, maxDuration)
+	}
+	if s.HotValues != nil && s.HotValues.Subject == "" {
+		f.Add("hotValues.subject", "is missing")
+	}
+	if s.Type == plugin.ThrottleConcurrency {
+		for _, field := range []struct {
+			name string
+			set  bool
+		}{{"interval", s.Interval != 0}, {"burst", s.Burst != 0}, {"burstCoefficient", s.BurstCoefficient != 0}, {"warmUp", s.WarmUp != nil}, {"hotValues", s.HotValues != nil}} {
+			if field.set {
+				f.Add(field.name, "does not go with the type concurrency")
+			}
+		}
+	}
+	faults := check(s, f, map[string]string{"intervalMillis": "interval", "warmUp.periodMillis": "warmUp.period"})
+	// What the filter says of the whole rule has been said of its fields.
+	return slices.DeleteFunc(faults, func(fault adapters.Fault) bool { return fault.Path == "" && s.Type == plugin.ThrottleConcurrency })
 }
 
-func (s *ThrottleSpec) enabled() bool { return s.Enabled == nil || *s.Enabled }
+// burst returns how many calls may be admitted at once, 0 where nothing says it.
+func (s *ThrottleSpec) burst() uint32 {
+	if s.BurstCoefficient == 0 || s.Threshold == nil || *s.Threshold == 0 {
+		return uint32(s.Burst)
+	}
+	return uint32(max(1, min(math.Round(float64(*s.Threshold)*s.BurstCoefficient), math.MaxUint32)))
+}
 
+// addTo implements Spec.
 func (s *ThrottleSpec) addTo(p *plugin.Plugin, name string) {
-	direction := s.Direction
-	if direction == "both" {
-		direction = ""
+	t := plugin.Throttle{Rule: s.rule(name), Type: s.Type, IntervalMillis: s.Interval.millis(), Burst: s.burst()}
+	if s.Threshold != nil {
+		t.Threshold = uint32(*s.Threshold)
 	}
-	p.Throttle = append(p.Throttle, plugin.Throttle{
-		Rule: plugin.Rule{
-			Name: name,
-			Target: plugin.Target{
-				Application: plugin.Match(s.Target.Application),
-				Direction:   direction,
-				Service:     plugin.Match(s.Target.Service),
-				Version:     plugin.Match(s.Target.Version),
-				Group:       plugin.Match(s.Target.Group),
-				Method:      plugin.Match(s.Target.Method),
-				Caller:      plugin.Match(s.Target.Caller),
-			},
-			Mode:     plugin.Mode(s.Mode),
-			Disabled: !s.enabled(),
-		},
-		Threshold:      *s.Threshold,
-		IntervalMillis: uint32(s.Interval / time.Millisecond),
-		Burst:          s.Burst,
-	})
-}
-
-// MarshalJSON writes the spec as people write it.
-func (s *ThrottleSpec) MarshalJSON() ([]byte, error) {
-	type plain ThrottleSpec
-	out := struct {
-		*plain
-		Interval string `json:"interval,omitempty"`
-	}{plain: (*plain)(s)}
-	if s.Interval != 0 {
-		out.Interval = s.Interval.String()
+	if w := s.WarmUp; w != nil {
+		t.WarmUp = plugin.WarmUp{PeriodMillis: w.Period.millis(), ColdFactor: uint32(w.ColdFactor)}
 	}
-	return json.Marshal(out)
+	if h := s.HotValues; h != nil {
+		t.HotValues = plugin.HotValues{Subject: h.Subject, Key: string(h.Key), MaxValues: uint32(h.MaxValues)}
+	}
+	p.Throttle = append(p.Throttle, t)
 }
