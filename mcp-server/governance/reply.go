@@ -217,6 +217,7 @@ type hint struct {
 	steps   []string
 	class   string
 	used    bool
+	faulty  bool // which has been said
 }
 
 // typed returns the value with its types.
@@ -311,7 +312,8 @@ func apply(v *value, hints []*hint, path []string, f *adapters.Faults) {
 			h.used = true
 			if class == "" {
 				class = h.class
-				if fault := v.cast(class); fault != "" {
+				if fault := v.cast(class); fault != "" && !h.faulty {
+					h.faulty = true
 					f.Add("types."+h.pointer, "%s", fault)
 				}
 			}
