@@ -2,7 +2,9 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +49,38 @@ type Rule struct {
 	Enabled   bool
 	Kept      bool // its file holds a newer version that is faulty
 	Spec      json.RawMessage
+	Revision  string // a hash of the rule as it is written
+	// Selects tells whether the rule is for workloads of an application, "" being one that is not known.
+	Selects func(application string) bool
+	// Generations are those of the filter's configuration that hold the rule as it is now, the latest last, at most maxGenerations.
+	Generations []string
+}
+
+// maxGenerations bounds Rule.Generations.
+const maxGenerations = 64
+
+// Follow takes over what before, the state until now, knows of the rules that are the same in s.
+func (s *State) Follow(before *State) {
+	type id struct{ kind, namespace, name string }
+	known := make(map[id]*Rule, len(before.Rules))
+	for i := range before.Rules {
+		r := &before.Rules[i]
+		known[id{r.Kind, r.Namespace, r.Name}] = r
+	}
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		r.Generations = nil
+		if old := known[id{r.Kind, r.Namespace, r.Name}]; old != nil && old.Enabled == r.Enabled && bytes.Equal(old.Spec, r.Spec) {
+			r.Generations = slices.Clone(old.Generations)
+		}
+		if n := len(r.Generations); s.Generation == "" || !r.Enabled || n > 0 && r.Generations[n-1] == s.Generation {
+			continue
+		}
+		r.Generations = append(r.Generations, s.Generation)
+		if extra := len(r.Generations) - maxGenerations; extra > 0 {
+			r.Generations = slices.Clone(r.Generations[extra:])
+		}
+	}
 }
 
 // State is what is known at one moment. It is immutable.

@@ -50,6 +50,15 @@ type page struct {
 	series      int
 }
 
+// ruleNames returns the names of the rules that the page reports on, sorted.
+func (p *page) ruleNames() []string {
+	names := map[string]bool{}
+	for k := range p.rules {
+		names[k.rule] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
 // fetch reads one page.
 func fetch(ctx context.Context, client *http.Client, url string) (*page, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -54,6 +54,7 @@ const (
 	maxSeries     = 200_000
 	maxConcurrent = 16 // pages that are read at once
 	pagesKept     = 6  // of each target: rates are over the last five intervals
+	runsKept      = 64 // of each target: as many changes of the configuration ago a rule's "since" reaches
 )
 
 var infinity = math.Inf(1)
@@ -89,8 +90,34 @@ type Scraper struct {
 type target struct {
 	Target
 	pages []*page // oldest first, at most pagesKept
+	runs  []Run   // oldest first, at most runsKept
 	err   string
 	tried time.Time
+}
+
+// Run is a generation of the filter's configuration that an Envoy was seen to run.
+type Run struct {
+	Generation string    // "" where no filter had any
+	Since      time.Time // when it was first seen alone
+}
+
+// ran notes what a page says of the configuration. While workers change from one generation to the next there are two: then the old one counts.
+func (t *target) ran(p *page) {
+	generation := ""
+	switch len(p.generations) {
+	case 0:
+	case 1:
+		generation = p.generations[0]
+	default:
+		return
+	}
+	if n := len(t.runs); n > 0 && t.runs[n-1].Generation == generation {
+		return
+	}
+	if len(t.runs) == runsKept {
+		t.runs = t.runs[:copy(t.runs, t.runs[1:])]
+	}
+	t.runs = append(t.runs, Run{generation, p.at})
 }
 
 // New returns a Scraper that reads nothing until Run.
@@ -203,6 +230,7 @@ func (s *Scraper) took(t *target, p *page, err error) {
 		s.log.Info("a page of metrics can be read again", "target", t.Name)
 	}
 	t.err = ""
+	t.ran(p)
 	if t.pages = append(t.pages, p); len(t.pages) > pagesKept {
 		t.pages = slices.Clone(t.pages[1:]) // so that the first one can be freed
 	}
@@ -229,6 +257,8 @@ type Status struct {
 	Generations []string  `json:"generations,omitempty"`    // of the configuration that its filters run; more than one while it changes
 	Rejected    bool      `json:"configRejected,omitempty"` // its filters have refused the last configuration and run the one before
 	Series      int       `json:"series"`
+	Runs        []Run     `json:"-"` // what it was seen to run, the latest last
+	Rules       []string  `json:"-"` // namespace/name of the rules that its filters report on; sorted
 }
 
 // Traffic is that of one method, or of one service, at one end of the calls.
@@ -294,6 +324,7 @@ func (s *Scraper) Report() Report {
 		if n := len(t.pages); n > 0 {
 			last := t.pages[n-1]
 			status.LastRead, status.Series, status.Generations, status.Rejected = last.at, last.series, last.generations, last.rejected
+			status.Runs, status.Rules = slices.Clone(t.runs), last.ruleNames()
 			// Twice the window: a target that is slow to answer is read less often.
 			if now.Sub(last.at) <= 2*window {
 				sum.add(t.Name, t.pages)
