@@ -4,6 +4,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -82,11 +83,12 @@ func Run(ctx context.Context, o Options) error {
 	scraper := telemetry.New(telemetry.Options{Targets: targets(spec), Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
 	p := &pipeline{
 		o: o, manager: manager, server: server, sinks: []Sink{server}, scraper: scraper, store: new(store.Store),
-		started: spec, spec: spec, text: text, metrics: newPipelineMetrics(registry, manager), wake: make(chan struct{}, 1),
+		started: spec, spec: spec, text: text, metrics: newPipelineMetrics(registry, manager), wake: make(chan struct{}, 1), shown: make(chan struct{}),
 	}
 	web := console.New(console.Options{
 		Store: p.store, Sources: manager.Sources, Istiods: func() []api.Istiod { return istiods(server) }, Traffic: scraper.Report,
 		Ready: p.ready, Filter: p.filter, Token: secret(spec.API.Token), Metrics: registry, Log: o.Log, Version: o.Version,
+		Rules: p, Local: loopback(spec.API.Address),
 	})
 	if err := manager.Set(ctx, spec.Registries); err != nil {
 		return &config.Error{File: path, Faults: adapters.AsFaults(err).Under("spec.registries")}
@@ -157,6 +159,7 @@ type pipeline struct {
 	metrics *pipelineMetrics
 	started *config.Spec  // what was in force when the servers began
 	wake    chan struct{} // rules or the configuration have changed
+	writing sync.Mutex    // held while rules are written; before mu
 
 	mu         sync.Mutex // guards what follows; it is written by lookAtFiles
 	spec       *config.Spec
@@ -164,6 +167,9 @@ type pipeline struct {
 	unreadable string // why not
 	rules      governance.Rules
 	files      []governance.File
+	version    uint64          // of the rules: how often they have changed
+	published  uint64          // the version that the store shows
+	shown      chan struct{}   // closed, and replaced, whenever the store shows something new
 	faults     []model.Problem // of the configuration
 	pending    []model.Problem // changes that need a restart
 }
@@ -210,7 +216,7 @@ func (p *pipeline) run(ctx context.Context) error {
 		case <-p.wake:
 		}
 		p.mu.Lock()
-		spec, rules, own := p.spec, p.rules, slices.Concat(p.faults, p.pending)
+		spec, rules, own, version := p.spec, p.rules, slices.Concat(p.faults, p.pending), p.version
 		p.mu.Unlock()
 		r := render(latest, rules, spec, p.metrics.measure)
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
@@ -238,6 +244,11 @@ func (p *pipeline) run(ctx context.Context) error {
 			p.o.Log.Debug("set changed", "added", len(change.Added), "changed", len(change.Changed), "removed", len(change.Removed), "snapshot", latest.Version)
 		}
 		p.publish(latest, r, rules, own, since)
+		p.mu.Lock()
+		p.published = version
+		close(p.shown)
+		p.shown = make(chan struct{})
+		p.mu.Unlock()
 	}
 }
 
@@ -254,8 +265,10 @@ func (p *pipeline) publish(s *model.Snapshot, r Rendered, rules governance.Rules
 			continue
 		}
 		state.Rules = append(state.Rules, store.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, File: rule.File, Line: rule.Line,
-			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text})
+			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text, Revision: rule.Revision, Selects: rule.Selects,
+			Explain: func() json.RawMessage { return explain(rule, rules.Items) }})
 	}
+	state.Follow(p.store.Load())
 	p.store.Publish(state)
 	p.metrics.published(state)
 }
@@ -277,11 +290,16 @@ func (p *pipeline) lookAtFiles(ctx context.Context) func() {
 	return func() {
 		changed := p.readConfig(ctx)
 		if p.readRules() || changed {
-			select {
-			case p.wake <- struct{}{}:
-			default:
-			}
+			p.stir()
 		}
+	}
+}
+
+// stir makes run look again.
+func (p *pipeline) stir() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -363,6 +381,7 @@ func (p *pipeline) readRules() bool {
 		return false
 	}
 	p.files = files
+	p.version++
 	p.rules = p.rules.Update(files)
 	p.o.Log.Info("rules read", "files", len(files), "rules", len(p.rules.Items), "problems", len(p.rules.Problems))
 	return true

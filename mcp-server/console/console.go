@@ -1,5 +1,5 @@
-// Package console is the read-only JSON API over what mcp-server knows, with its health checks and metrics. Its types are in
-// package api, a client for them in package client.
+// Package console is the JSON API over what mcp-server knows, with its health checks and metrics. All of it reads, but for the rules,
+// which can be written where that is safe. Its types are in package api, a client for them in package client.
 package console
 
 import (
@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,8 @@ type Options struct {
 	Ready   func() error            // why istiod cannot be served yet; nil if it can
 	Filter  func() string           // where sidecars find the filter
 	Token   func() (string, error)  // what clients of /api must send as bearer token; "" for none
+	Rules   RuleWriter              // writes rules; nil: they can only be read
+	Local   bool                    // whoever reaches us is on this machine: then rules can be written without a token
 	Metrics *prometheus.Registry    // what /metrics shows, and where our own go
 	Log     *slog.Logger
 	Version string // of the program
@@ -51,6 +54,7 @@ type Server struct {
 	started  time.Time
 	requests *prometheus.CounterVec
 	duration prometheus.Histogram
+	places   atomic.Pointer[applications]
 }
 
 // New returns the API.
@@ -94,12 +98,15 @@ func New(o Options) *Server {
 	s.get("/api/v1/problems", s.problems)
 	s.get("/api/v1/sources", s.sources)
 	s.get("/api/v1/rules", s.rules)
+	s.get(rulePath, s.rule)
+	s.mux.HandleFunc("PUT "+rulePath, s.change(s.putRule))
+	s.mux.HandleFunc("DELETE "+rulePath, s.change(s.deleteRule))
 	s.get("/api/v1/istiods", s.istiods)
 	s.get("/api/v1/traffic", s.traffic)
 	s.get("/api/v1/version", s.version)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			s.fail(w, "other", &failure{http.StatusMethodNotAllowed, "MethodNotAllowed", "the API is read-only"})
+			s.fail(w, "other", &failure{http.StatusMethodNotAllowed, "MethodNotAllowed", "only rules can be written, by PUT and DELETE"})
 			return
 		}
 		s.fail(w, "other", notFound("there is nothing at %s", r.URL.Path))
@@ -142,14 +149,17 @@ func (s *Server) get(path string, f func(*http.Request) (any, error)) {
 			s.fail(w, path, err)
 			return
 		}
+		revision := ""
+		if t, ok := answer.(tagged); ok {
+			answer, revision = t.answer, t.revision
+		}
 		body, err := marshal(answer)
 		if err != nil {
 			s.o.Log.Error("cannot encode an answer", "path", path, "error", err)
 			s.fail(w, path, errors.New("the answer cannot be encoded"))
 			return
 		}
-		sum := sha256.Sum256(body)
-		etag := `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`
+		etag := etag(revision, body)
 		h := w.Header()
 		headers(h)
 		h.Set("ETag", etag)
@@ -162,6 +172,16 @@ func (s *Server) get(path string, f func(*http.Request) (any, error)) {
 		s.requests.WithLabelValues(path, "200").Inc()
 		w.Write(body) // the client is gone, or not
 	})
+}
+
+// etag returns the tag of an answer, which begins with a revision if there is one.
+func etag(revision string, body []byte) string {
+	sum := sha256.Sum256(body)
+	tag := base64.RawURLEncoding.EncodeToString(sum[:12])
+	if revision != "" {
+		tag = revision + "." + tag
+	}
+	return `"` + tag + `"`
 }
 
 func marshal(v any) ([]byte, error) {

@@ -252,22 +252,6 @@ func (s *Server) sources(r *http.Request) (any, error) {
 	return list, nil
 }
 
-func (s *Server) rules(r *http.Request) (any, error) {
-	if _, err := parameters(r); err != nil {
-		return nil, err
-	}
-	state := s.o.Store.Load()
-	list := api.RuleList{Items: []api.Rule{}, Generation: state.Generation}
-	for _, rule := range state.Rules {
-		place := rule.File
-		if rule.Line > 0 {
-			place += ":" + strconv.Itoa(rule.Line)
-		}
-		list.Items = append(list.Items, api.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, Place: place, Enabled: rule.Enabled, Kept: rule.Kept, Spec: rule.Spec})
-	}
-	return list, nil
-}
-
 func (s *Server) istiods(r *http.Request) (any, error) {
 	if _, err := parameters(r); err != nil {
 		return nil, err

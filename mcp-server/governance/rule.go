@@ -4,6 +4,8 @@ package governance
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -71,8 +73,15 @@ type Rule struct {
 	File string // that it was read from
 	Line int    // where it begins
 	Spec Spec
+	// Revision is a hash of the document: of what it says, not of how it is laid out.
+	Revision string
 	// Kept says that the file holds a newer version that is faulty, or cannot be read any more: this is the last good one.
 	Kept bool
+}
+
+// Selects tells whether the rule is for workloads of an application, as the filter decides it; "" is one that is not known.
+func (r *Rule) Selects(application string) bool {
+	return r.Spec.head().Target.Application.matches(application)
 }
 
 // Enabled tells whether the rule is to take effect.
@@ -181,7 +190,15 @@ func parse(doc adapters.Settings) (Rule, ID, error) {
 	spec := fresh()
 	faults := adapters.AsFaults(err)
 	faults = append(faults, adapters.AsFaults(d.Spec.Decode(spec)).Under("spec")...)
-	return Rule{ID: id, Line: doc.Line(), Spec: spec}, id, faults.Err()
+	if len(faults) > 0 {
+		return Rule{}, id, faults
+	}
+	text, err := doc.MarshalJSON()
+	if err != nil {
+		return Rule{}, id, adapters.Faults{{Line: doc.Line(), Message: err.Error()}}
+	}
+	sum := sha256.Sum256(text)
+	return Rule{ID: id, Line: doc.Line(), Spec: spec, Revision: hex.EncodeToString(sum[:8])}, id, nil
 }
 
 // Update returns the rules that are in force once the files hold what they hold now. files are all there are.

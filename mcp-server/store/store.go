@@ -52,6 +52,8 @@ type Rule struct {
 	Revision  string // a hash of the rule as it is written
 	// Selects tells whether the rule is for workloads of an application, "" being one that is not known.
 	Selects func(application string) bool
+	// Explain says what the rule does beside all others, as JSON of governance.Explanation.
+	Explain func() json.RawMessage
 	// Generations are those of the filter's configuration that hold the rule as it is now, the latest last, at most maxGenerations.
 	Generations []string
 }

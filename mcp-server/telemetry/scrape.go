@@ -22,8 +22,15 @@ type call struct {
 	direction, system, service, version, group, method string
 }
 
+// ruleName names a rule: those of different kinds may have the same name. kind is the filter's word for it, "" in an Envoy that does not
+// make a label of it.
+type ruleName struct{ kind, rule string }
+
 // ruleAction is one thing that one rule did.
-type ruleAction struct{ rule, action string }
+type ruleAction struct {
+	ruleName
+	action string
+}
 
 // bucket is one bucket of a method's histogram. The filter times all versions and groups of a method together, so those of its
 // call are "".
@@ -44,19 +51,11 @@ type page struct {
 	requests    map[request]float64
 	buckets     map[bucket]float64
 	rules       map[ruleAction]float64
+	gauges      map[ruleName]RuleState
 	inFlight    map[call]float64
 	generations []string // sorted
 	rejected    bool     // the filter has refused a configuration
 	series      int
-}
-
-// ruleNames returns the names of the rules that the page reports on, sorted.
-func (p *page) ruleNames() []string {
-	names := map[string]bool{}
-	for k := range p.rules {
-		names[k.rule] = true
-	}
-	return slices.Sorted(maps.Keys(names))
 }
 
 // fetch reads one page.
@@ -103,7 +102,7 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the page: %w", err)
 	}
-	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, inFlight: map[call]float64{}}
+	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, gauges: map[ruleName]RuleState{}, inFlight: map[call]float64{}}
 	generations := map[string]bool{}
 	for name, family := range families {
 		for _, m := range family.Metric {
@@ -121,7 +120,21 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 			case metricInFlight:
 				p.inFlight[callOf(l).timed()] += v
 			case metricRuleHits:
-				p.rules[ruleAction{l[labelRule], l[labelAction]}] += v
+				p.rules[ruleAction{ruleOf(l), l[labelAction]}] += v
+			case metricTokens:
+				g := p.gauges[ruleOf(l)]
+				g.Tokens = &v
+				p.gauges[ruleOf(l)] = g
+			case metricRunning:
+				g := p.gauges[ruleOf(l)]
+				g.Running = &v
+				p.gauges[ruleOf(l)] = g
+			case metricCircuit:
+				if v >= 0 && int(v) < len(circuits) {
+					g := p.gauges[ruleOf(l)]
+					g.Circuit = circuits[int(v)]
+					p.gauges[ruleOf(l)] = g
+				}
 			case metricRejected:
 				p.rejected = p.rejected || v > 0
 			case metricConfig:
@@ -162,6 +175,11 @@ func value(m *dto.Metric) float64 {
 	}
 	return 0
 }
+
+// circuits are the phases of a circuit, as the filter's breaker.Phase numbers them.
+var circuits = []string{"closed", "open", "halfOpen"}
+
+func ruleOf(l map[string]string) ruleName { return ruleName{l[labelRuleKind], l[labelRule]} }
 
 func callOf(l map[string]string) call {
 	version := l[labelVersion]

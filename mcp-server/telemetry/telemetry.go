@@ -24,6 +24,9 @@ const (
 	metricBucket   = "isthmus_rpc_duration_milliseconds_bucket"
 	metricInFlight = "isthmus_rpc_in_flight"
 	metricRuleHits = "isthmus_rule_hits_total"
+	metricTokens   = "isthmus_rule_tokens"
+	metricRunning  = "isthmus_rule_running_calls"
+	metricCircuit  = "isthmus_rule_circuit_state"
 	metricConfig   = "isthmus_filter_config_info"
 	metricRejected = "isthmus_filter_config_rejected"
 )
@@ -38,6 +41,7 @@ const (
 	labelMethod     = "rpc_method"
 	labelCaller     = "rpc_caller"
 	labelOutcome    = "rpc_outcome"
+	labelRuleKind   = "rpc_rule_kind"
 	labelRule       = "rpc_rule_name"
 	labelAction     = "rpc_rule_action"
 	labelGeneration = "rpc_filter_generation"
@@ -243,7 +247,7 @@ type Report struct {
 	Targets       []Status  `json:"targets"`       // in configured order
 	Methods       []Traffic `json:"methods"`       // sorted by service, version, group, method, direction
 	Services      []Traffic `json:"services"`      // the methods of each service together; Method is ""
-	Rules         []Rule    `json:"rules"`         // sorted by name
+	Rules         []Rule    `json:"rules"`         // sorted by name and kind
 	Edges         []Edge    `json:"edges"`         // sorted by caller and service
 }
 
@@ -258,7 +262,6 @@ type Status struct {
 	Rejected    bool      `json:"configRejected,omitempty"` // its filters have refused the last configuration and run the one before
 	Series      int       `json:"series"`
 	Runs        []Run     `json:"-"` // what it was seen to run, the latest last
-	Rules       []string  `json:"-"` // namespace/name of the rules that its filters report on; sorted
 }
 
 // Traffic is that of one method, or of one service, at one end of the calls.
@@ -285,10 +288,20 @@ type Traffic struct {
 
 // Rule is what a rule did.
 type Rule struct {
-	Name    string             `json:"name"`    // namespace/name
-	Rates   map[string]float64 `json:"rates"`   // a second, by action: admit, reject, would_reject
-	Totals  map[string]float64 `json:"totals"`  // since the Envoys started
-	Targets []string           `json:"targets"` // whose filters have the rule
+	Kind    string             `json:"kind,omitempty"` // the filter's word: access, faultInjection, degrade, circuitBreaker, throttle; "" where Envoy does not show it
+	Name    string             `json:"name"`           // namespace/name
+	Rates   map[string]float64 `json:"rates"`          // a second, by action: admit, reject, would_reject
+	Totals  map[string]float64 `json:"totals"`         // since the Envoys started
+	Targets []string           `json:"targets"`        // whose filters have counted anything for it
+	States  []RuleState        `json:"states,omitempty"`
+}
+
+// RuleState is where a rule stands in one Envoy. What its kind does not have is absent.
+type RuleState struct {
+	Target  string   `json:"target"`
+	Tokens  *float64 `json:"tokens,omitempty"`  // in the bucket of a rate
+	Running *float64 `json:"running,omitempty"` // calls under way, of a concurrency limit
+	Circuit string   `json:"circuit,omitempty"` // closed, open, halfOpen
 }
 
 // Edge is who calls whom.
@@ -324,7 +337,7 @@ func (s *Scraper) Report() Report {
 		if n := len(t.pages); n > 0 {
 			last := t.pages[n-1]
 			status.LastRead, status.Series, status.Generations, status.Rejected = last.at, last.series, last.generations, last.rejected
-			status.Runs, status.Rules = slices.Clone(t.runs), last.ruleNames()
+			status.Runs = slices.Clone(t.runs)
 			// Twice the window: a target that is slow to answer is read less often.
 			if now.Sub(last.at) <= 2*window {
 				sum.add(t.Name, t.pages)
@@ -343,11 +356,13 @@ type sums struct {
 	inFlight map[call]float64
 	rules    map[ruleAction]float64
 	totals   map[ruleAction]float64
-	holders  map[string]map[string]bool // rule: targets
+	holders  map[ruleName]map[string]bool // rule: targets
+	states   map[ruleName][]RuleState
 }
 
 func newSums() *sums {
-	return &sums{map[request]float64{}, map[call]map[float64]float64{}, map[call]float64{}, map[ruleAction]float64{}, map[ruleAction]float64{}, map[string]map[string]bool{}}
+	return &sums{map[request]float64{}, map[call]map[float64]float64{}, map[call]float64{}, map[ruleAction]float64{}, map[ruleAction]float64{},
+		map[ruleName]map[string]bool{}, map[ruleName][]RuleState{}}
 }
 
 // growth adds to out, for each counter, how much it has grown a second over pages; a counter that has become less began anew.
@@ -385,10 +400,14 @@ func (s *sums) add(name string, pages []*page) {
 	}
 	for k, v := range last.rules {
 		s.totals[k] += v
-		if s.holders[k.rule] == nil {
-			s.holders[k.rule] = map[string]bool{}
+		if s.holders[k.ruleName] == nil {
+			s.holders[k.ruleName] = map[string]bool{}
 		}
-		s.holders[k.rule][name] = true
+		s.holders[k.ruleName][name] = true
+	}
+	for k, state := range last.gauges {
+		state.Target = name
+		s.states[k] = append(s.states[k], state)
 	}
 }
 
@@ -442,18 +461,25 @@ func (s *sums) fill(r *Report) {
 	slices.SortFunc(r.Edges, func(a, b Edge) int {
 		return cmp.Or(cmp.Compare(a.Caller, b.Caller), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Direction, b.Direction))
 	})
-	rules := map[string]*Rule{}
-	for k, total := range s.totals {
-		if rules[k.rule] == nil {
-			rules[k.rule] = &Rule{Name: k.rule, Rates: map[string]float64{}, Totals: map[string]float64{}, Targets: slices.Sorted(maps.Keys(s.holders[k.rule]))}
+	rules := map[ruleName]*Rule{}
+	rule := func(k ruleName) *Rule {
+		if rules[k] == nil {
+			rules[k] = &Rule{Kind: k.kind, Name: k.rule, Rates: map[string]float64{}, Totals: map[string]float64{}, Targets: slices.Sorted(maps.Keys(s.holders[k])), States: s.states[k]}
 		}
-		rules[k.rule].Totals[k.action] = total
-		rules[k.rule].Rates[k.action] = s.rules[k]
+		return rules[k]
+	}
+	for k, total := range s.totals {
+		rule(k.ruleName).Totals[k.action] = total
+		rule(k.ruleName).Rates[k.action] = s.rules[k]
+	}
+	for k := range s.states {
+		rule(k)
 	}
 	r.Rules = []Rule{}
-	for _, name := range slices.Sorted(maps.Keys(rules)) {
-		r.Rules = append(r.Rules, *rules[name])
+	for _, x := range rules {
+		r.Rules = append(r.Rules, *x)
 	}
+	slices.SortFunc(r.Rules, func(a, b Rule) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind)) })
 }
 
 // timing is what is timed of one method, or of one service.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
@@ -89,13 +90,68 @@ type Rule struct {
 	Place     string          `json:"place"` // file:line
 	Enabled   bool            `json:"enabled"`
 	Kept      bool            `json:"kept,omitempty"` // its file holds a newer version that is faulty: see the problems
+	Revision  string          `json:"revision"`       // of the rule as it is written: what If-Match takes
+	Effective Effective       `json:"effective"`
 	Spec      json.RawMessage `json:"spec"`
 }
+
+// Effective is where a rule is really enforced, and what it did. It is only known of the sidecars that mcp-server reads the metrics of.
+type Effective struct {
+	State    EffectiveState        `json:"state"`
+	Enforced int                   `json:"enforced"`       // sidecars that run the rule as it is now
+	Of       int                   `json:"of"`             // sidecars that its target selects
+	Since    time.Time             `json:"since,omitzero"` // when the last of those that enforce it began to
+	Totals   map[string]float64    `json:"totals"`         // calls by what the rule did: admit, reject, would_reject; since the Envoys started
+	Rates    map[string]float64    `json:"rates"`          // the same a second, over the last seconds
+	Sidecars []RuleSidecar         `json:"sidecars,omitempty"`
+	States   []telemetry.RuleState `json:"states,omitempty"` // tokens, calls under way, circuits, by sidecar
+}
+
+// EffectiveState says in one word how far a rule is enforced.
+type EffectiveState string
+
+// How far a rule is enforced.
+const (
+	EffectiveEnforced EffectiveState = "enforced" // on all sidecars that its target selects
+	EffectivePartial  EffectiveState = "partial"  // on some of them
+	EffectivePending  EffectiveState = "pending"  // on none yet
+	EffectiveNowhere  EffectiveState = "nowhere"  // its target selects no sidecar that is known
+	EffectiveDisabled EffectiveState = "disabled" // it is switched off
+	EffectiveNoFilter EffectiveState = "noFilter" // no filter is configured that would enforce it
+)
+
+// RuleSidecar is how far one sidecar is with a rule.
+type RuleSidecar struct {
+	Name        string       `json:"name"`
+	Application string       `json:"application,omitempty"` // by its address in the registries; "" where that is not known
+	State       SidecarState `json:"state"`
+	Since       time.Time    `json:"since,omitzero"`       // of state enforced
+	Generation  string       `json:"generation,omitempty"` // that it runs
+	Error       string       `json:"error,omitempty"`      // why it cannot be read
+}
+
+// SidecarState says how far one sidecar is with a rule.
+type SidecarState string
+
+// How far a sidecar is.
+const (
+	SidecarEnforced    SidecarState = "enforced"    // it runs a configuration that holds the rule as it is now
+	SidecarPending     SidecarState = "pending"     // it runs another one
+	SidecarRejected    SidecarState = "rejected"    // it has refused the latest and runs another one
+	SidecarUnreachable SidecarState = "unreachable" // its metrics cannot be read
+	SidecarNoFilter    SidecarState = "noFilter"    // it shows no filter
+)
 
 // RuleList are the rules in force, sorted by kind, namespace and name.
 type RuleList struct {
 	Items      []Rule `json:"items"`
 	Generation string `json:"generation,omitempty"` // of the filter's configuration that holds them; "" where no filter is configured
+}
+
+// RuleDetail is one rule with all that is known of it.
+type RuleDetail struct {
+	Rule
+	Explanation governance.Explanation `json:"explanation"`
 }
 
 // Istiod is a connected client of the MCP server.

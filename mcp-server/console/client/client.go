@@ -1,7 +1,8 @@
-// Package client reads the API of mcp-server.
+// Package client speaks to the API of mcp-server.
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,6 +55,12 @@ type Error struct{ api.ErrorDetail }
 
 // Error returns the server's message.
 func (e *Error) Error() string { return e.Message }
+
+// IsChanged tells whether the server has answered that the rule is not, or no longer, what the request took it for.
+func IsChanged(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Code == http.StatusPreconditionFailed
+}
 
 // IsNotFound tells whether the server has answered that there is no such thing.
 func IsNotFound(err error) bool {
@@ -124,6 +131,54 @@ func (c *Client) Rules(ctx context.Context) (*api.RuleList, error) {
 	return get[api.RuleList](ctx, c, "/api/v1/rules", nil)
 }
 
+// RuleID names a rule.
+type RuleID struct{ Kind, Namespace, Name string }
+
+func (i RuleID) path() string {
+	return "/api/v1/rules/" + url.PathEscape(i.Kind) + "/" + url.PathEscape(i.Namespace) + "/" + url.PathEscape(i.Name)
+}
+
+// Rule returns one rule with all that is known of it.
+func (c *Client) Rule(ctx context.Context, id RuleID) (*api.RuleDetail, error) {
+	return get[api.RuleDetail](ctx, c, id.path(), nil)
+}
+
+// The revisions that a rule may have to be changed, besides the one that was read.
+const (
+	AnyRevision = ""     // whatever it is, and if there is none
+	NoRevision  = "none" // only if there is none yet
+)
+
+// precondition is the header that holds a change to a revision.
+func precondition(revision string) http.Header {
+	h := http.Header{}
+	switch revision {
+	case AnyRevision:
+	case NoRevision:
+		h.Set("If-None-Match", "*")
+	default:
+		h.Set("If-Match", `"`+revision+`"`)
+	}
+	return h
+}
+
+// PutRule makes a rule what text says, one document of YAML or JSON, if its revision is the one that is given, and returns it as it is in force.
+func (c *Client) PutRule(ctx context.Context, id RuleID, text []byte, revision string) (*api.RuleDetail, error) {
+	h := precondition(revision)
+	h.Set("Content-Type", "application/yaml")
+	body, err := c.do(ctx, http.MethodPut, id.path(), nil, h, text)
+	if err != nil {
+		return nil, err
+	}
+	return decode[api.RuleDetail](c, body)
+}
+
+// DeleteRule removes a rule, if its revision is the one that is given.
+func (c *Client) DeleteRule(ctx context.Context, id RuleID, revision string) error {
+	_, err := c.do(ctx, http.MethodDelete, id.path(), nil, precondition(revision), nil)
+	return err
+}
+
 // Istiods returns who is connected.
 func (c *Client) Istiods(ctx context.Context) (*api.IstiodList, error) {
 	return get[api.IstiodList](ctx, c, "/api/v1/istiods", nil)
@@ -140,6 +195,23 @@ func (c *Client) Version(ctx context.Context) (*api.Version, error) {
 }
 
 func get[T any](ctx context.Context, c *Client, path string, q url.Values) (*T, error) {
+	body, err := c.do(ctx, http.MethodGet, path, q, http.Header{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return decode[T](c, body)
+}
+
+func decode[T any](c *Client, body []byte) (*T, error) {
+	out := new(T)
+	if err := json.Unmarshal(body, out); err != nil {
+		return nil, fmt.Errorf("client: %s answers something else than mcp-server does: %w", c.base.Host, err)
+	}
+	return out, nil
+}
+
+// do sends a request and returns the body of an answer that is a success.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, header http.Header, text []byte) ([]byte, error) {
 	u := *c.base
 	escaped := strings.TrimSuffix(u.EscapedPath(), "/") + path
 	plain, err := url.PathUnescape(escaped)
@@ -147,10 +219,11 @@ func get[T any](ctx context.Context, c *Client, path string, q url.Values) (*T, 
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	u.Path, u.RawPath, u.RawQuery = plain, escaped, q.Encode()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(text))
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
+	r.Header = header
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -166,16 +239,12 @@ func get[T any](ctx context.Context, c *Client, path string, q url.Values) (*T, 
 	if len(body) > maxAnswerBytes {
 		return nil, fmt.Errorf("client: the answer is longer than %d bytes", maxAnswerBytes)
 	}
-	if answer.StatusCode != http.StatusOK {
+	if answer.StatusCode/100 != 2 {
 		var e api.Error
 		if json.Unmarshal(body, &e) != nil || e.Error.Message == "" {
 			return nil, fmt.Errorf("client: %s answers %s; it does not seem to be mcp-server", c.base.Host, answer.Status)
 		}
 		return nil, &Error{e.Error}
 	}
-	out := new(T)
-	if err := json.Unmarshal(body, out); err != nil {
-		return nil, fmt.Errorf("client: %s answers something else than mcp-server does: %w", c.base.Host, err)
-	}
-	return out, nil
+	return body, nil
 }
