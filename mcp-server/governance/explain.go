@@ -80,10 +80,10 @@ func does(r *Rule) string {
 	switch x := r.Spec.(type) {
 	case *ThrottleSpec:
 		if x.Type == plugin.ThrottleConcurrency {
-			s = fmt.Sprintf("lets %d calls be under way at the same time, and rejects more as throttled", *x.Threshold)
+			s = fmt.Sprintf("lets %s be under way at the same time, and rejects more as throttled", counted(*x.Threshold))
 			break
 		}
-		s = fmt.Sprintf("lets %d calls through in %s", *x.Threshold, cmp.Or(x.Interval, Duration(1e9)))
+		s = fmt.Sprintf("lets %s through in %s", counted(*x.Threshold), cmp.Or(x.Interval, Duration(1e9)))
 		if h := x.HotValues; h != nil {
 			s += " for each " + strings.TrimSpace(string(h.Subject)+" "+string(h.Key))
 		}
@@ -102,7 +102,7 @@ func does(r *Rule) string {
 			plugin.StrategyAverageResponseTime: fmt.Sprintf("calls take %s or more on average", x.Threshold),
 			plugin.StrategySlowCallRatio:       fmt.Sprintf("%s or more of the calls take %s or more", x.Threshold, x.MaxAllowedRt),
 		}[x.Strategy]
-		s = fmt.Sprintf("rejects all calls as unavailable for %s once, of at least %d calls within %s, %s; then %d must go well", cmp.Or(x.RetryTimeout, Duration(5e9)), least, window, what,
+		s = fmt.Sprintf("rejects all calls as unavailable for %s once, of at least %s within %s, %s; then %d must go well", cmp.Or(x.RetryTimeout, Duration(5e9)), counted(least), window, what,
 			cmp.Or(x.ProbeNum, plugin.DefaultProbeNum))
 	case *AccessSpec:
 		s = map[plugin.AccessAction]string{
@@ -133,6 +133,13 @@ func does(r *Rule) string {
 		s = "is switched off: it would be one that " + s
 	}
 	return s
+}
+
+func counted(n Count) string {
+	if n == 1 {
+		return "1 call"
+	}
+	return fmt.Sprintf("%d calls", n)
 }
 
 func ordinal(n uint32) string {
@@ -247,6 +254,9 @@ func shadow(o, r *Rule) string {
 	a, b := o.Spec.head(), r.Spec.head()
 	if a.Mode == string(plugin.ModeObserve) || !covers(a, b) {
 		return ""
+	}
+	if _, ok := r.Spec.(*AccessSpec); ok && len(a.Match) > 0 {
+		return "" // r is about its whole target
 	}
 	earlier := slices.Index(kindOrder, o.Kind) < slices.Index(kindOrder, r.Kind)
 	switch x := o.Spec.(type) {
