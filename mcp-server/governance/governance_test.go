@@ -304,6 +304,19 @@ func TestRulesAreShownAsWritten(t *testing.T) {
 func FuzzUpdate(f *testing.F) {
 	f.Add(rule("x", 1), rule("x", 2)+"---\n"+rule("y", 3))
 	f.Add("a: [", "")
+	cases, err := filepath.Glob("testdata/kinds/*/in.yaml")
+	if err != nil || len(cases) < 7 {
+		f.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, in := range cases {
+		text, err := os.ReadFile(in)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for doc := range strings.SplitSeq(string(text), "---\n") {
+			f.Add(doc, rule("x", 1))
+		}
+	}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		r := Rules{}.Update([]File{{Name: "a", Text: []byte(first)}}).Update([]File{{Name: "a", Text: []byte(second)}, {Name: "b", Text: []byte(first)}})
 		seen := map[ID]bool{}
@@ -314,6 +327,9 @@ func FuzzUpdate(f *testing.F) {
 			seen[i.ID] = true
 		}
 		Compile(r.Items, []uint16{1}, options)
+		for i := range r.Items {
+			Explain(&r.Items[i], r.Items)
+		}
 	})
 }
 
