@@ -277,3 +277,62 @@ func TestVersion(t *testing.T) {
 		})
 	}
 }
+
+// Since when an Envoy runs a generation is when it was first seen alone; while its workers change the old one counts.
+func TestRuns(t *testing.T) {
+	began := time.Now()
+	target := new(target)
+	for i, generations := range [][]string{{"g1"}, {"g1"}, {"g1", "g2"}, {"g2"}, {}, {"g2"}, {"g1"}} {
+		target.ran(&page{at: began.Add(time.Duration(i) * time.Second), generations: generations})
+	}
+	got := ""
+	for _, r := range target.runs {
+		got += fmt.Sprintf("%q@%d ", r.Generation, r.Since.Sub(began)/time.Second)
+	}
+	if want := `"g1"@0 "g2"@3 ""@4 "g2"@5 "g1"@6 `; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for i := range 2 * runsKept {
+		target.ran(&page{generations: []string{fmt.Sprint(i)}})
+	}
+	if len(target.runs) != runsKept || target.runs[runsKept-1].Generation != fmt.Sprint(2*runsKept-1) {
+		t.Errorf("%d runs, the last %+v", len(target.runs), target.runs[len(target.runs)-1])
+	}
+}
+
+// Rules of different kinds may have the same name; where each stands is told by Envoy.
+func TestRuleStates(t *testing.T) {
+	now := time.Now()
+	text := func(rejected int) string {
+		return fmt.Sprintf(`isthmus_rule_hits_total{rpc_rule_kind="access",rpc_rule_name="a/r",rpc_rule_action="reject"} %d
+isthmus_rule_hits_total{rpc_rule_kind="throttle",rpc_rule_name="a/r",rpc_rule_action="admit"} 7
+isthmus_rule_tokens{rpc_rule_kind="throttle",rpc_rule_name="a/r"} 12
+isthmus_rule_running_calls{rpc_rule_kind="throttle",rpc_rule_name="a/c"} 3
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/b"} 2
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/odd"} 9
+`, rejected)
+	}
+	s := New(Options{Targets: []Target{{"one", "http://one"}}})
+	s.targets[0].pages = []*page{read(t, text(10), now.Add(-time.Second)), read(t, text(15), now)}
+	var got []string
+	for _, r := range s.Report().Rules {
+		line := fmt.Sprintf("%s %s %v %v", r.Kind, r.Name, r.Totals, r.Rates)
+		for _, st := range r.States {
+			b, err := json.Marshal(st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			line += " " + string(b)
+		}
+		got = append(got, line)
+	}
+	want := []string{
+		`circuitBreaker a/b map[] map[] {"target":"one","circuit":"halfOpen"}`,
+		`throttle a/c map[] map[] {"target":"one","running":3}`,
+		`access a/r map[reject:15] map[reject:5]`,
+		`throttle a/r map[admit:7] map[admit:0] {"target":"one","tokens":12}`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
