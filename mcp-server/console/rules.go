@@ -40,9 +40,6 @@ const rulePath = "/api/v1/rules/{kind}/{namespace}/{name}"
 // maxRuleBytes bounds a rule that is sent to us.
 const maxRuleBytes = 1 << 20
 
-// filterKinds are the filter's words for the kinds of rules, as its metrics have them.
-var filterKinds = map[string]string{"AccessRule": "access", "FaultRule": "faultInjection", "DegradeRule": "degrade", "CircuitBreakerRule": "circuitBreaker", "ThrottleRule": "throttle"}
-
 func (s *Server) rules(r *http.Request) (any, error) {
 	if _, err := parameters(r); err != nil {
 		return nil, err
@@ -105,7 +102,7 @@ func (s *Server) effective(rule *store.Rule, state *store.State, report *telemet
 	counted := map[string]bool{}
 	for i := range report.Rules {
 		did := &report.Rules[i]
-		if did.Name != rule.Namespace+"/"+rule.Name || did.Kind != "" && did.Kind != filterKinds[rule.Kind] {
+		if did.Name != rule.Namespace+"/"+rule.Name || did.Kind != "" && did.Kind != governance.FilterKind(rule.Kind) {
 			continue
 		}
 		for action, n := range did.Totals {

@@ -92,6 +92,37 @@ func Edit(text []byte, id ID, rule []byte, isJSON bool) ([]byte, error) {
 	return out, nil
 }
 
+// Document is one rule of a file, as it is written there.
+type Document struct {
+	Rule
+	Text []byte
+}
+
+// Split reads the rules of one text, each with its own part of it. The error is adapters.Faults.
+func Split(text []byte) ([]Document, error) {
+	rules, err := Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(rules) == 1 {
+		return []Document{{rules[0], text}}, nil
+	}
+	var out []Document
+	for _, part := range documents(text) {
+		one, err := Parse(part)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range one {
+			if i := len(out); i < len(rules) && r.ID == rules[i].ID {
+				r.Line = rules[i].Line
+			}
+			out = append(out, Document{r, own(part)})
+		}
+	}
+	return out, nil
+}
+
 // editJSON is Edit for a file of JSON.
 func editJSON(text []byte, id ID, rule []byte) ([]byte, error) {
 	if len(bytes.TrimSpace(text)) > 0 {

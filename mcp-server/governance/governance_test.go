@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -297,6 +298,19 @@ func TestRulesAreShownAsWritten(t *testing.T) {
 		b, _ := json.Marshal(again[0].Spec)
 		if !bytes.Equal(a, b) {
 			t.Errorf("%s became %s", a, b)
+		}
+	}
+}
+
+// Each kind has a word of the filter's, which is the name of its list.
+func TestFilterKinds(t *testing.T) {
+	all := reflect.TypeFor[plugin.Plugin]()
+	for _, kind := range Kinds() {
+		if !slices.ContainsFunc(reflect.VisibleFields(all), func(f reflect.StructField) bool {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			return name == FilterKind(kind)
+		}) {
+			t.Errorf("%s: the filter has no list %q", kind, FilterKind(kind))
 		}
 	}
 }

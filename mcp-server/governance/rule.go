@@ -43,6 +43,14 @@ var kinds = map[string]func() Spec{
 	"ThrottleRule":       func() Spec { return new(ThrottleSpec) },
 }
 
+// filterKinds are the filter's words for the kinds, as its configuration and its metrics have them.
+var filterKinds = map[string]string{
+	"AccessRule": "access", "CircuitBreakerRule": "circuitBreaker", "DegradeRule": "degrade", "FaultRule": "faultInjection", "ThrottleRule": "throttle",
+}
+
+// FilterKind returns the filter's word for a kind of rules: "throttle" for ThrottleRule; "" for what is no kind.
+func FilterKind(kind string) string { return filterKinds[kind] }
+
 // Kinds returns the names of the kinds of rules, sorted.
 func Kinds() []string {
 	names := make([]string, 0, len(kinds))
@@ -82,6 +90,11 @@ type Rule struct {
 // Selects tells whether the rule is for workloads of an application, as the filter decides it; "" is one that is not known.
 func (r *Rule) Selects(application string) bool {
 	return r.Spec.head().Target.Application.matches(application)
+}
+
+// Mode tells whether the rule acts or only counts: "intercept" or "observe".
+func (r *Rule) Mode() string {
+	return cmp.Or(r.Spec.head().Mode, string(plugin.ModeIntercept))
 }
 
 // Enabled tells whether the rule is to take effect.

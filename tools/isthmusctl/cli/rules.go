@@ -13,38 +13,20 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/client"
-	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
-
-// ruleList is the answer of rules: what is in force, and what it does in the sidecars.
-type ruleList struct {
-	*api.RuleList
-	Sidecars []telemetry.Status `json:"sidecars"` // those whose metrics mcp-server reads
-	Effect   []telemetry.Rule   `json:"effect"`
-}
 
 func newRules(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
 		Short: "List the rules in force, and what they do in the sidecars",
-		Long: `rules lists the governance rules that are in force. SIDECARS is how many of those whose metrics mcp-server reads
-(spec.telemetry) run the configuration that holds the rules as they are now; the rates are of the last seconds.`,
+		Long: `rules lists the governance rules that are in force. SIDECARS is how many of those that the rule selects, of the ones whose
+metrics mcp-server reads (spec.telemetry), run the rule as it is now; the rates are of the last seconds.`,
 		Args: cobra.NoArgs,
 	}
 	output := outputFlag(cmd)
 	server.addTimeout(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		found, err := ask(cmd.Context(), server, func(ctx context.Context, c *client.Client) (*ruleList, error) {
-			rules, err := c.Rules(ctx)
-			if err != nil {
-				return nil, err
-			}
-			traffic, err := c.Traffic(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return &ruleList{rules, traffic.Targets, traffic.Rules}, nil
-		})
+		found, err := ask(cmd.Context(), server, func(ctx context.Context, c *client.Client) (*api.RuleList, error) { return c.Rules(ctx) })
 		if err != nil {
 			return err
 		}
@@ -59,33 +41,15 @@ func newRules(s *Streams, server *serverFlags) *cobra.Command {
 	return cmd
 }
 
-func ruleTable(l *ruleList) *table {
+func ruleTable(l *api.RuleList) *table {
 	t := &table{head: []string{"KIND", "NAME", "STATE", "SIDECARS", "ADMITTED/S", "REJECTED/S", "PLACE", "RULE"}, empty: "no rules are in force", spare: []int{6}, wrap: true}
-	current := 0
-	for _, target := range l.Sidecars {
-		if target.Up && l.Generation != "" && slices.Equal(target.Generations, []string{l.Generation}) {
-			current++
-		}
-	}
 	for i := range l.Items {
 		r := &l.Items[i]
-		name := r.Namespace + "/" + r.Name
-		state := coloured("enabled", colourGreen)
-		switch {
-		case r.Kept:
-			state = coloured("kept", colourRed) // an older version: the newer one is faulty
-		case !r.Enabled:
-			state = coloured("disabled", colourDim)
-		}
 		sidecars, admitted, rejected := cell{right: true}, cell{right: true}, cell{right: true}
-		if r.Enabled && len(l.Sidecars) > 0 {
-			sidecars = cell{text: fmt.Sprintf("%d/%d", current, len(l.Sidecars)), colour: colourGreen, right: true}
-			if current < len(l.Sidecars) {
-				sidecars.colour = colourYellow
-			}
+		if e := &r.Effective; r.Enabled && e.Of > 0 {
+			sidecars = cell{text: fmt.Sprintf("%d/%d", e.Enforced, e.Of), colour: effectiveColour(e.State), right: true}
 		}
-		if k := slices.IndexFunc(l.Effect, func(e telemetry.Rule) bool { return e.Name == name }); k >= 0 && r.Enabled {
-			rates := l.Effect[k].Rates
+		if rates := r.Effective.Rates; r.Enabled && len(rates) > 0 {
 			admitted.text = rate(rates[actionAdmit])
 			rejected.text = rate(rates[actionReject])
 			if rates[actionReject] > 0 {
@@ -95,9 +59,27 @@ func ruleTable(l *ruleList) *table {
 				rejected.text = rate(would) + " (observed)"
 			}
 		}
-		t.add(text(r.Kind), text(name), state, sidecars, admitted, rejected, text(filepath.Base(r.Place)), text(flat(r.Spec)))
+		t.add(text(r.Kind), text(r.Namespace+"/"+r.Name), ruleState(r), sidecars, admitted, rejected, text(filepath.Base(r.Place)), text(flat(r.Spec)))
 	}
 	return t
+}
+
+// ruleState tells whether a rule is there, and as which version.
+func ruleState(r *api.Rule) cell {
+	switch {
+	case r.Kept:
+		return coloured("kept", colourRed) // an older version: the newer one is faulty
+	case !r.Enabled:
+		return coloured("disabled", colourDim)
+	}
+	return coloured("enabled", colourGreen)
+}
+
+func effectiveColour(s api.EffectiveState) string {
+	if s == api.EffectiveEnforced {
+		return colourGreen
+	}
+	return colourYellow
 }
 
 // The actions of rules in telemetry, as the filter counts them.

@@ -112,7 +112,7 @@ func readFile(name string) ([]byte, error) {
 func (f *serverFlags) failed(err error) error {
 	if answer, ok := errors.AsType[*client.Error](err); ok {
 		switch answer.Code {
-		case http.StatusNotFound, http.StatusConflict:
+		case http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed, http.StatusUnprocessableEntity, http.StatusRequestEntityTooLarge:
 			return badf("%s", printable(answer.Message))
 		case http.StatusBadRequest:
 			return usagef("%s", printable(answer.Message))
