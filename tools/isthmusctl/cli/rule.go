@@ -111,8 +111,8 @@ type change struct {
 	Kind      string         `json:"kind"`
 	Namespace string         `json:"namespace"`
 	Name      string         `json:"name"`
-	Result    string         `json:"result"` // created, changed, unchanged, deleted
-	Effective *api.Effective `json:"effective,omitempty"`
+	Result    string         `json:"result"`              // created, changed, unchanged, deleted
+	Effective *api.Effective `json:"effective,omitempty"` // once it was waited for
 }
 
 func changeTable(changes []change, empty string) *table {
@@ -193,7 +193,7 @@ func apply(ctx context.Context, c *client.Client, r fileRule, force bool) (chang
 	case err != nil:
 		return out, err
 	case have.Revision == r.Revision && !have.Kept:
-		out.Result, out.Effective = "unchanged", &have.Effective
+		out.Result = "unchanged"
 		return out, nil
 	default:
 		revision = have.Revision
@@ -201,15 +201,11 @@ func apply(ctx context.Context, c *client.Client, r fileRule, force bool) (chang
 	if force {
 		revision = client.AnyRevision
 	}
-	now, err := c.PutRule(ctx, id, r.Text, revision)
+	_, err := c.PutRule(ctx, id, r.Text, revision)
 	if client.IsChanged(err) {
 		return out, badf("%s: %s; look at it and apply again, or use --force", r.ID, printable(err.Error()))
 	}
-	if err != nil {
-		return out, err
-	}
-	out.Effective = &now.Effective
-	return out, nil
+	return out, err
 }
 
 // awaitEvery is how often the server is asked whether a rule is enforced by now.

@@ -54,9 +54,9 @@ func known() *store.State {
 			{Stage: store.StageRegistry, Problem: model.Problem{Severity: model.SeverityError, Registry: "zk", Place: "/dubbo/demo.GreetService/providers/dubbo%3A%2F%2Fx", Code: "MalformedURL", Message: "the name cannot be read as a URL: no port; this provider is left out, and the others are taken as they are"}},
 		},
 		Rules: []store.Rule{
-			{Kind: "ThrottleRule", Namespace: "default", Name: "greet", File: "/etc/isthmus/rules/r.yaml", Line: 3, Enabled: true, Spec: json.RawMessage(`{"target":{"service":"demo.GreetService","method":{"prefix":"say"}},"direction":"server","threshold":100}`)},
+			{Kind: "ThrottleRule", Namespace: "default", Name: "greet", File: "/etc/isthmus/rules/r.yaml", Line: 3, Enabled: true, Generations: []string{"gen-2"}, Spec: json.RawMessage(`{"target":{"service":"demo.GreetService","method":{"prefix":"say"}},"direction":"server","threshold":100}`)},
 			{Kind: "ThrottleRule", Namespace: "default", Name: "off", File: "/etc/isthmus/rules/r.yaml", Line: 9, Spec: json.RawMessage(`{"enabled":false,"threshold":0}`)},
-			{Kind: "ThrottleRule", Namespace: "default", Name: "watch", File: "/etc/isthmus/rules/s.yaml", Line: 1, Enabled: true, Kept: true, Spec: json.RawMessage(`{"mode":"observe","threshold":1,"interval":"10s","list":[1,{"a":"b"}]}`)},
+			{Kind: "ThrottleRule", Namespace: "default", Name: "watch", File: "/etc/isthmus/rules/s.yaml", Line: 1, Enabled: true, Kept: true, Generations: []string{"gen-1", "gen-2"}, Spec: json.RawMessage(`{"mode":"observe","threshold":1,"interval":"10s","list":[1,{"a":"b"}]}`)},
 		},
 		Generation: "gen-2",
 	}
@@ -77,8 +77,8 @@ func metered() telemetry.Report {
 	return telemetry.Report{
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), WindowSeconds: 5,
 		Targets: []telemetry.Status{
-			{Name: "web", URL: "http://192.0.2.77:15090/stats/prometheus", Up: true, Generations: []string{"gen-2"}},
-			{Name: "greet-1", Up: true, Generations: []string{"gen-1"}, Rejected: true},
+			{Name: "web", URL: "http://192.0.2.77:15090/stats/prometheus", Up: true, Generations: []string{"gen-2"}, Runs: []telemetry.Run{{Generation: "gen-2"}}},
+			{Name: "greet-1", Up: true, Generations: []string{"gen-1"}, Runs: []telemetry.Run{{Generation: "gen-1"}}, Rejected: true},
 			{Name: "greet-2", Error: "connection refused"},
 		},
 		Methods: []telemetry.Traffic{
@@ -204,7 +204,7 @@ func TestLiveForms(t *testing.T) {
 		"service demo.HelloService":    `"protocol": "bolt"`,
 		"problems --code MalformedURL": `"errors": 1`,
 		"sources":                      `"complete": false`,
-		"rules":                        `"generation": "gen-2",`,
+		"rules":                        `"generation": "gen-2"`,
 		"istiods":                      `"rejected": "no such image"`,
 		"top":                          `"windowSeconds": 5`,
 	} {

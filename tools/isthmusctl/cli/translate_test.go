@@ -218,7 +218,7 @@ func TestTranslateFaults(t *testing.T) {
 		"empty":              {[]string{"-f", file("empty.yaml", "")}, ExitBad, "the file is empty"},
 		"not YAML":           {[]string{"-f", file("broken.yaml", "a: [\n")}, ExitBad, "broken.yaml:"},
 		"no mapping":         {[]string{"-f", file("text.yaml", "just text\n")}, ExitBad, "text.yaml:1: must be a mapping with apiVersion and kind"},
-		"another kind":       {[]string{"-f", file("other.json", string(duplicate))}, ExitBad, `kind "ConfigMap" is none of ServiceList, MCPServer, ThrottleRule`},
+		"another kind":       {[]string{"-f", file("other.json", string(duplicate))}, ExitBad, `kind "ConfigMap" is none of ServiceList, MCPServer, AccessRule`},
 		"two configurations": {[]string{"-f", good, "-f", good}, ExitUsage, "there is a configuration already"},
 		"faulty services":    {[]string{"-f", file("services.yaml", "apiVersion: adapters.isthmus.io/v1alpha1\nkind: ServiceList\nservices:\n  - {framework: corba, interface: a.B}\n")}, ExitBad, "services.yaml:4: services[0].framework: must be dubbo"},
 		"faulty rule":        {[]string{"-f", file("rule.yaml", strings.Replace(rule, "threshold: 5", "threshold: -5", 1))}, ExitBad, "rule.yaml:4: spec.threshold"},
