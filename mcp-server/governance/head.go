@@ -19,7 +19,7 @@ type Head struct {
 	// Whether the rule acts (intercept) or only counts what it would have done (observe). Default intercept.
 	Mode string `yaml:"mode" json:"mode,omitempty" schema:"enum=intercept|observe"`
 	// Whether the rule is there at all. Default true.
-	Enabled *bool `yaml:"enabled" json:"enabled,omitempty"`
+	Enabled *Flag `yaml:"enabled" json:"enabled,omitempty"`
 	// The order among rules of one kind, larger ones first; equal ones are ordered by namespace and name. It tells which of several faults or
 	// replies is the one, and whose name a rejection bears where several rules reject. Default 0.
 	Priority Count `yaml:"priority" json:"priority,omitempty"`
@@ -58,7 +58,7 @@ type Condition struct {
 // head implements Spec.
 func (h *Head) head() *Head { return h }
 
-func (h *Head) enabled() bool { return h.Enabled == nil || *h.Enabled }
+func (h *Head) enabled() bool { return h.Enabled == nil || bool(*h.Enabled) }
 
 // rule returns what rules of all kinds have for the filter.
 func (h *Head) rule(name string) plugin.Rule {

@@ -133,6 +133,8 @@ func (r *jsonReader) read(n *yaml.Node, path string, depth int) (v value) {
 		r.fault(n, path, "YAML aliases are not supported")
 	case isText(n):
 		v.kind, v.text = kindString, n.Value
+	case isOldBool(n):
+		r.fault(n, path, "write %q for the word, or true or false", n.Value)
 	case n.Tag == "!!null":
 	case n.Tag == "!!bool":
 		var b bool

@@ -61,6 +61,14 @@ func Kinds() []string {
 	return names
 }
 
+// NewSpec returns an empty spec of a kind, nil for what is no kind.
+func NewSpec(kind string) Spec {
+	if fresh := kinds[kind]; fresh != nil {
+		return fresh()
+	}
+	return nil
+}
+
 // ID names a rule.
 type ID struct {
 	Kind      string

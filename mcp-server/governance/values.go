@@ -38,9 +38,34 @@ func clip(s string) string {
 	return s
 }
 
-// isText tells whether n is a string, for YAML as well as for Kubernetes.
+// isText tells whether n is a string, for YAML as well as for Kubernetes, which takes no for false.
 func isText(n *yaml.Node) bool {
-	return n.Kind == yaml.ScalarNode && (n.Tag == "!!str" || n.Tag == "!!timestamp")
+	return n.Kind == yaml.ScalarNode && (n.Tag == "!!str" || n.Tag == "!!timestamp") && !isOldBool(n)
+}
+
+// isOldBool tells whether n is one of the words that YAML 1.1 has for true and false.
+func isOldBool(n *yaml.Node) bool {
+	if n.Kind != yaml.ScalarNode || n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
+		return false
+	}
+	switch strings.ToLower(n.Value) {
+	case "yes", "no", "on", "off":
+		return n.Tag == "!!str"
+	}
+	return false
+}
+
+// Flag is true or false.
+type Flag bool
+
+// UnmarshalYAML takes true and false, and what YAML 1.1 has for them.
+func (f *Flag) UnmarshalYAML(n *yaml.Node) error {
+	var b bool
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" && !isOldBool(n) || n.Decode(&b) != nil {
+		return wrong(n, "must be true or false, is %s", describe(n))
+	}
+	*f = Flag(b)
+	return nil
 }
 
 // Text is a string that must be written as one: a bare 1.0 is a number, of which Kubernetes makes 1.
@@ -85,11 +110,14 @@ func (c *Count) UnmarshalYAML(n *yaml.Node) error {
 // Duration is a time span of whole milliseconds, written as "1s" or "500ms". Its zero value means the default.
 type Duration time.Duration
 
+// MaxDurationBytes bounds how a Duration may be written.
+const MaxDurationBytes = 32
+
 // UnmarshalYAML takes time spans of more than nothing.
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	v, err := time.ParseDuration(n.Value)
 	switch {
-	case n.Kind != yaml.ScalarNode || err != nil || !isText(n):
+	case n.Kind != yaml.ScalarNode || err != nil || !isText(n) || len(n.Value) > MaxDurationBytes:
 		return wrong(n, "%s is not a duration such as 500ms or 30s", describe(n))
 	case v <= 0 || v%time.Millisecond != 0:
 		return wrong(n, "must be more than 0, in whole milliseconds, is %q", clip(n.Value))
@@ -160,7 +188,7 @@ func parseRatio(s string) (Ratio, error) {
 	if percent {
 		scale /= 100
 	}
-	if err != nil || strings.ContainsAny(digits, "xXpP_") || math.IsNaN(v) {
+	if err != nil || strings.ContainsAny(digits, "xXpP_") || math.IsNaN(v) || percent && strings.Trim(digits, "0123456789.") != "" {
 		return 0, fmt.Errorf("%q is not a ratio such as 0.25 or 25%%", clip(s))
 	}
 	n := math.Round(v * scale)

@@ -1,0 +1,61 @@
+package main
+
+import "go.yaml.in/yaml/v3"
+
+// check is a rule in CEL, with what is said where it does not hold.
+type check struct{ rule, message string }
+
+// checks adds rules to a schema.
+func checks(s *yaml.Node, list []check) {
+	if len(list) == 0 {
+		return
+	}
+	rules := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, c := range list {
+		rules.Content = append(rules.Content, mapping("rule", c.rule, "message", c.message))
+	}
+	put(s, "x-kubernetes-validations", rules)
+}
+
+func between(low, high string) []check {
+	return []check{{"duration(self) >= duration('" + low + "') && duration(self) <= duration('" + high + "')", "must be from " + low + " to " + high}}
+}
+
+// keyed wants a key where the subject has one.
+var keyed = check{"(self.subject == 'attachment' || self.subject == 'label') == (has(self.key) && self.key != '')", "attachment and label need a key, other subjects have none"}
+
+// fieldChecks are about single fields, typeChecks about a type wherever it stands, specChecks about the whole spec of a kind. What CEL cannot
+// look into (whether a regular expression is one, what a match or a ratio holds) mcp-server finds.
+var (
+	fieldChecks = map[string][]check{
+		"ThrottleSpec.Interval":           between("1ms", "24h"),
+		"WarmUp.Period":                   between("1ms", "1h"),
+		"CircuitBreakerSpec.StatInterval": between("100ms", "10m"),
+		"CircuitBreakerSpec.MaxAllowedRt": between("1ms", "1h"),
+		"CircuitBreakerSpec.RetryTimeout": between("100ms", "1h"),
+	}
+	typeChecks = map[string][]check{
+		"Condition": {
+			keyed,
+			{"self.operator == 'exists' ? !has(self.values) || size(self.values) == 0 : self.operator == 'in' || self.operator == 'notIn' ? has(self.values) && size(self.values) > 0 : has(self.values) && size(self.values) == 1",
+				"exists has no values, in and notIn have one or more, the other operators have one"},
+			{"self.subject != 'callerIP' || self.operator != 'prefix' && self.operator != 'regex'", "prefix and regex do not go with callerIP; give a network"},
+			{"self.subject != 'trafficType' || self.operator == 'regex' || !has(self.values) || self.values.all(v, v == 'normal' || v == 'loadTest')", "the types of traffic are normal and loadTest"},
+		},
+		"HotValues": {keyed},
+	}
+	specChecks = map[string][]check{
+		"AccessRule": {
+			{"self.action != 'defaultDeny' || !has(self.match) || size(self.match) == 0", "match does not go with the action defaultDeny"},
+		},
+		"CircuitBreakerRule": {
+			{"(self.strategy == 'slowCallRatio') == has(self.maxAllowedRt)", "slowCallRatio needs maxAllowedRt, the other strategies do not have it"},
+		},
+		"ThrottleRule": {
+			{"!has(self.burstCoefficient) || !has(self.burst) || self.burst == 0", "give burst or burstCoefficient, not both"},
+			{"!has(self.warmUp) || !has(self.hotValues)", "hotValues do not go with warmUp"},
+			{"!has(self.type) || self.type != 'concurrency' || !has(self.interval) && (!has(self.burst) || self.burst == 0) && !has(self.burstCoefficient) && !has(self.warmUp) && !has(self.hotValues)",
+				"interval, burst, burstCoefficient, warmUp and hotValues do not go with the type concurrency"},
+		},
+	}
+)
