@@ -383,15 +383,6 @@ func TestDefinitionsAgreeWithTheDecoder(t *testing.T) {
 		if (err == nil) != (want == good) || (len(faults) == 0) != (want != bad) {
 			t.Errorf("%s: want %d; the decoder says %v, the definition %v", rule, want, err, faults)
 		}
-		if dump := os.Getenv("ISTHMUS_DUMP_RULES"); dump != "" {
-			f, err := os.OpenFile(dump, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, _ := json.Marshal(map[string]any{"Name": rule, "Valid": want != bad, "Object": object(t, []byte(text))})
-			f.Write(append(b, '\n'))
-			f.Close()
-		}
 	}
 }
 
