@@ -189,12 +189,7 @@ func (c *Caller) Rates(perSecond map[string]float64) error {
 // Quiet stops all calls, waits until those under way have returned, and returns all that it has ever called. No call may
 // take longer than a second.
 func (c *Caller) Quiet(ctx context.Context) (Tally, error) {
-	seconds, _ := c.Since(Mark{})
-	none := map[string]float64{}
-	for method := range Sum(seconds) {
-		none[method] = 0
-	}
-	if err := c.Rates(none); err != nil {
+	if err := c.process.Send("silence"); err != nil {
 		return nil, err
 	}
 	if err := c.Until(ctx, "to fall silent", c.Mark(), func(s []Tally, _ []Fault) bool {
@@ -202,6 +197,6 @@ func (c *Caller) Quiet(ctx context.Context) (Tally, error) {
 	}); err != nil {
 		return nil, err
 	}
-	seconds, _ = c.Since(Mark{})
+	seconds, _ := c.Since(Mark{})
 	return Sum(seconds), nil
 }

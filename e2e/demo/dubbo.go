@@ -61,10 +61,7 @@ func startControl(ctx context.Context, t *story) error {
 	}
 	t.ok("ZooKeeper serves, %s", since(begin))
 	begin = time.Now()
-	if err := t.mesh.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Scrape:     []string{providerMachines[0], providerMachines[1], consumerMachine},
-	}); err != nil {
+	if err := t.configure(providerMachines[0], providerMachines[1], consumerMachine); err != nil {
 		return err
 	}
 	if err := t.mesh.StartServer(ctx); err != nil {
@@ -79,17 +76,30 @@ func startControl(ctx context.Context, t *story) error {
 	return nil
 }
 
+// configure tells mcp-server of its registry and of the machines whose sidecars' metrics it reads, also while it runs.
+func (t *story) configure(scrape ...string) error {
+	return t.mesh.ConfigureServer(mesh.ServerOptions{
+		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
+		Scrape:     scrape,
+	})
+}
+
 func since(t time.Time) string { return fmt.Sprintf("%.2f s", time.Since(t).Seconds()) }
 
 func startSidecars(ctx context.Context, t *story) error {
-	var mu sync.Mutex
-	for _, name := range append(providerMachines[:], consumerMachine) {
+	return t.sidecarsFor(ctx, map[string]string{providerMachines[0]: providerApp, providerMachines[1]: providerApp, consumerMachine: consumerApp})
+}
+
+// sidecarsFor makes machines, by name, with the sidecars of applications.
+func (t *story) sidecarsFor(ctx context.Context, apps map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(apps)) {
 		if _, err := t.mesh.Machine(name); err != nil {
 			return err
 		}
 	}
+	var mu sync.Mutex
 	var g errgroup.Group
-	start := func(name, app string) {
+	for name, app := range apps {
 		g.Go(func() error {
 			begin := time.Now()
 			s, err := t.mesh.StartSidecar(ctx, name, app)
@@ -103,9 +113,6 @@ func startSidecars(ctx context.Context, t *story) error {
 			return nil
 		})
 	}
-	start(providerMachines[0], providerApp)
-	start(providerMachines[1], providerApp)
-	start(consumerMachine, consumerApp)
 	return g.Wait()
 }
 
@@ -154,15 +161,11 @@ func startApplications(ctx context.Context, t *story) error {
 	begin = time.Now()
 	done = t.working("the consumer starts")
 	defer done()
-	var calls []string
-	for method, rate := range workload {
-		calls = append(calls, fmt.Sprintf("%s=%g", method, rate))
-	}
 	p, err := t.mesh.StartJava(consumerMachine, mesh.JVM{Peer: peer.Dubbo3, Name: consumerApp, Main: "demo.Consumer", Options: []string{
 		"-Ddubbo.application.name=" + consumerApp,
 		"-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 		"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0",
-		"-Dcalls=" + strings.Join(calls, ","),
+		callsOption(workload),
 	}})
 	if err != nil {
 		return err
@@ -183,6 +186,15 @@ func startApplications(ctx context.Context, t *story) error {
 	done()
 	t.ok("a consumer has found them there and calls, %s", since(begin))
 	return nil
+}
+
+// callsOption is the option of the Java applications with which they begin to call.
+func callsOption(rates map[string]float64) string {
+	var calls []string
+	for _, method := range slices.Sorted(maps.Keys(rates)) {
+		calls = append(calls, fmt.Sprintf("%s=%g", method, rates[method]))
+	}
+	return "-Dcalls=" + strings.Join(calls, ",")
 }
 
 // showServices shows the table of services, and holds it to what was started.
@@ -259,12 +271,28 @@ func (t *story) checkServices(ctx context.Context, providers int) error {
 func showTraffic(ctx context.Context, t *story) error {
 	done := t.working("the filters meter some seconds of traffic")
 	defer done()
-	if err := t.until(ctx, "the filters' rates", func(ctx context.Context) error {
+	if err := t.untilSeen(ctx, workload); err != nil {
+		return err
+	}
+	done()
+	if err := t.show(ctx, "top", "--once"); err != nil {
+		return err
+	}
+	t.ok("every method is seen at both ends at the rate at which it is called")
+	if err := t.exact(ctx); err != nil {
+		return err
+	}
+	return t.consumer.Rates(workload)
+}
+
+// untilSeen waits until mcp-server knows methods, at both ends, at the rates at which they are called.
+func (t *story) untilSeen(ctx context.Context, rates map[string]float64) error {
+	return t.until(ctx, "the filters' rates", func(ctx context.Context) error {
 		var r api.Traffic
 		if err := t.api(ctx, "/api/v1/traffic", &r); err != nil {
 			return err
 		}
-		for method, rate := range workload {
+		for method, rate := range rates {
 			for _, direction := range []string{"client", "server"} {
 				i := slices.IndexFunc(r.Methods, func(m telemetry.Traffic) bool { return m.Method == method && m.Direction == direction })
 				if i < 0 {
@@ -280,18 +308,7 @@ func showTraffic(ctx context.Context, t *story) error {
 			}
 		}
 		return nil
-	}); err != nil {
-		return err
-	}
-	done()
-	if err := t.show(ctx, "top", "--once"); err != nil {
-		return err
-	}
-	t.ok("every method is seen at both ends at the rate at which it is called")
-	if err := t.exact(ctx); err != nil {
-		return err
-	}
-	return t.consumer.Rates(workload)
+	})
 }
 
 // exact stops all calls and holds the totals of the filters at either end to the consumer's own count: not one call may
@@ -361,7 +378,7 @@ func throttle(ctx context.Context, t *story) error {
 	if _, _, err := t.consumer.Next(ctx, 1); err != nil {
 		return err
 	}
-	before, err := t.connections()
+	before, err := t.connections(consumerMachine, dubboPort)
 	if err != nil {
 		return err
 	}
@@ -414,7 +431,7 @@ func throttle(ctx context.Context, t *story) error {
 		}
 	}
 	t.ok("sayHello is held to %d calls a second, the other methods run on", throttled)
-	after, err := t.connections()
+	after, err := t.connections(consumerMachine, dubboPort)
 	if err != nil {
 		return err
 	}
@@ -439,9 +456,9 @@ func throttle(ctx context.Context, t *story) error {
 	return nil
 }
 
-// connections lists the established connections of the consumer's machine to providers, as local port -> address.
-func (t *story) connections() ([]string, error) {
-	m, err := t.mesh.Machine(consumerMachine)
+// connections lists the established connections of a machine to providers' ports, as local port -> address.
+func (t *story) connections(name string, port uint16) ([]string, error) {
+	m, err := t.mesh.Machine(name)
 	if err != nil {
 		return nil, err
 	}
@@ -451,7 +468,7 @@ func (t *story) connections() ([]string, error) {
 	}
 	var out []string
 	for _, c := range all {
-		if c.Remote.Port() == dubboPort {
+		if c.Remote.Port() == port {
 			out = append(out, fmt.Sprintf("%d→%s", c.Local.Port(), c.Remote))
 		}
 	}

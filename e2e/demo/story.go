@@ -41,6 +41,7 @@ type story struct {
 	sidecars  map[string]*mesh.Sidecar
 	consumer  *caller.Caller
 	greetHost string // of the greeting service, in the mesh
+	shop      *caller.Caller
 }
 
 // api reads one of mcp-server's answers.
@@ -85,7 +86,7 @@ type step struct {
 }
 
 // chapters is the story. A chapter is a list of steps that build on those before.
-var chapters = [][]step{dubboChapter}
+var chapters = [][]step{dubboChapter, sofaChapter}
 
 // stepTimeout bounds each step.
 const stepTimeout = 2 * time.Minute

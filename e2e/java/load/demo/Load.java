@@ -22,7 +22,8 @@ import java.util.function.Function;
 
 /**
  * Calls methods at given rates and says what came of it. The rates come from the system property calls, a list such as
- * "sayHello=20,price=5" (calls a second), and from standard input, which takes "rate METHOD N" and "quit".
+ * "sayHello=20,price=5" (calls a second), and from standard input, which takes "rate METHOD N", "silence", which is rate 0 for
+ * all methods, and "quit".
  *
  * <p>It prints READY, then one JSON object a line: each second {"calls": {method: {"ok": n, "exceptions": n, "errors": n,
  * "skipped": n}}} with what returned in that second, "exceptions" being those that the provider's code threw and "errors"
@@ -159,6 +160,10 @@ final class Load {
                 break;
             } else if (words[0].equals("rate") && words.length == 3) {
                 rate(words[1], Double.parseDouble(words[2]));
+            } else if (words[0].equals("silence")) {
+                for (String method : methods.keySet()) {
+                    rate(method, 0);
+                }
             } else {
                 System.err.println("unknown command: " + line);
             }
