@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strconv"
@@ -95,8 +96,10 @@ func number(f map[string]string, name string, def uint64) uint64 {
 	return def
 }
 
-// Bolt builds a Bolt v1 frame as SOFARPC sends it. kind is req, oneway, resp, fail, hb, ack; fields are id, service, version, method, caller, timeout, size
-// (of the content) and status.
+// Bolt builds a Bolt frame as SOFARPC sends it. kind is req, oneway, resp, fail, hb, ack, goaway; fields are id, service, version,
+// method, caller, timeout, size (of the content) and status. For frames of other peers and bad ones there are proto (1 or 2),
+// ver1 and switch (v2 only; with 2 and 1 a CRC follows), crc (in place of the right one), codec, class (how many bytes its name
+// has), key (behind the pairs, without a value), and what the header claims: length (of the content), classlength, headerlength.
 func Bolt(kind string, f map[string]string) ([]byte, error) {
 	typ, cmd := byte(1), uint16(1)
 	class := "com.alipay.sofa.rpc.core.request.SofaRequest"
@@ -133,26 +136,47 @@ func Bolt(kind string, f map[string]string) ([]byte, error) {
 		cmd, class = 0, ""
 	case "ack":
 		typ, cmd, class = 0, 0, ""
+	case "goaway":
+		cmd, class = 100, ""
 	default:
 		return nil, fmt.Errorf("unknown kind")
 	}
+	if n := number(f, "class", 0); n > 0 {
+		class = strings.Repeat("x", int(n))
+	}
+	if k := f["key"]; k != "" {
+		header = binary.BigEndian.AppendUint32(header, uint32(len(k)))
+		header = append(header, k...)
+	}
 	content := make([]byte, number(f, "size", 0))
-	b := []byte{1, typ}
+	proto, ver1, protocolSwitch := byte(number(f, "proto", 1)), byte(number(f, "ver1", 1)), byte(number(f, "switch", 0))
+	b := []byte{proto}
+	if proto == 2 {
+		b = append(b, ver1)
+	}
+	b = append(b, typ)
 	b = binary.BigEndian.AppendUint16(b, cmd)
 	b = append(b, 1)
 	b = binary.BigEndian.AppendUint32(b, uint32(number(f, "id", 0)))
-	b = append(b, 1)
+	b = append(b, byte(number(f, "codec", 1)))
+	if proto == 2 {
+		b = append(b, protocolSwitch)
+	}
 	if typ == 0 {
 		b = binary.BigEndian.AppendUint16(b, uint16(number(f, "status", 0)))
 	} else {
 		b = binary.BigEndian.AppendUint32(b, uint32(number(f, "timeout", 3000)))
 	}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(class)))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(header)))
+	b = binary.BigEndian.AppendUint16(b, uint16(number(f, "classlength", uint64(len(class)))))
+	b = binary.BigEndian.AppendUint16(b, uint16(number(f, "headerlength", uint64(len(header)))))
 	b = binary.BigEndian.AppendUint32(b, uint32(number(f, "length", uint64(len(content)))))
 	b = append(b, class...)
 	b = append(b, header...)
-	return append(b, content...), nil
+	b = append(b, content...)
+	if proto == 2 && ver1 == 2 && protocolSwitch&1 != 0 {
+		b = binary.BigEndian.AppendUint32(b, uint32(number(f, "crc", uint64(crc32.ChecksumIEEE(b)))))
+	}
+	return b, nil
 }
 
 // Dubbo builds a Dubbo2 frame with hessian2. kind is req, oneway, resp, fail, hb, ack, event; fields are id, service, version, group, method, caller,
