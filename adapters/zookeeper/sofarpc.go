@@ -71,13 +71,19 @@ func (b *builder) sofaOverrides() {
 	for key, s := range b.services {
 		for id, p := range s.endpoints {
 			for _, r := range rules {
-				u := r.url
-				if (u.Host == p.endpoint.Address || u.Host == "0.0.0.0") && (u.Port == 0 || u.Port == p.endpoint.Port) &&
-					(u.Params["uniqueId"] == key.Group || u.Params["uniqueId"] == "") {
+				if r.matchesSOFA(key, &p.endpoint) {
 					b.apply(overrides, r, &p)
 				}
 			}
 			s.endpoints[id] = p
 		}
 	}
+}
+
+// matchesSOFA tells whether a rule is for an endpoint. What the rule leaves open is any.
+func (r override) matchesSOFA(key model.Key, e *model.Endpoint) bool {
+	u := r.url
+	return (u.Host == e.Address || u.Host == "0.0.0.0") && (u.Port == 0 || u.Port == e.Port) &&
+		(u.Params["uniqueId"] == key.Group || u.Params["uniqueId"] == "") &&
+		(u.Params["version"] == key.Version || u.Params["version"] == "")
 }

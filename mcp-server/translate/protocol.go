@@ -20,6 +20,9 @@ var wires = map[model.Protocol]wire{
 	model.ProtocolREST:   {istio: "HTTP", prefix: "http", port: 8341},
 	model.ProtocolHTTP:   {istio: "HTTP", prefix: "http", port: 8080},
 	model.ProtocolH2C:    {istio: "HTTP2", prefix: "http2", port: 12300},
+	// Over TLS: Istio could only tell them apart by a server name that their callers, who dial addresses, do not send.
+	"h2":    {istio: "TCP", prefix: "tcp", port: 12300},
+	"https": {istio: "TCP", prefix: "tcp", port: 443},
 }
 
 // nativeProtocols are the main protocols of the frameworks: who has one of a framework's services finds it at the service's own

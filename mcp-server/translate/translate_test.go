@@ -420,6 +420,39 @@ func TestWorkloads(t *testing.T) {
 	}
 }
 
+// TestOneServiceInTwoRegistries: an application on its way from one registry to another is one service, which names both.
+func TestOneServiceInTwoRegistries(t *testing.T) {
+	from := func(names ...string) (out []model.Origin) {
+		for _, n := range names {
+			out = append(out, model.Origin{Registry: n, Place: "/x"})
+		}
+		return out
+	}
+	tr := Translate(&model.Snapshot{Services: []model.Service{{
+		Key: model.Key{Framework: "sofa", Interface: "demo.PayFacade", Version: "1.0"},
+		Endpoints: []model.Endpoint{
+			{Address: "10.0.0.1", Port: 12200, Protocol: "bolt", Origins: from("sofa", "zk")},
+			{Address: "10.0.0.2", Port: 12200, Protocol: "bolt", Origins: from("zk")},
+			{Address: "10.0.0.3", Port: 12200, Protocol: "bolt", Origins: from("sofa")},
+		},
+	}}}, Options{})
+	set := tr.Set()
+	e, ok := set.Get(resource.ID{Type: resource.TypeServiceEntry, Namespace: "default", Name: "demo.pay-facade.v1-0.sofa"})
+	if !ok || len(tr.Services) != 1 || len(tr.Problems) != 0 {
+		t.Fatalf("services %+v, problems %+v", tr.Services, tr.Problems)
+	}
+	if got := e.Annotations[AnnotationRegistries]; got != "sofa,zk" {
+		t.Errorf("registries %q", got)
+	}
+	var addresses []string
+	for _, we := range body(t, set, e.Name).Endpoints {
+		addresses = append(addresses, we.Address)
+	}
+	if want := []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"}; !slices.Equal(addresses, want) {
+		t.Errorf("endpoints %v, want %v", addresses, want)
+	}
+}
+
 func TestDuplicateServices(t *testing.T) {
 	s := model.Service{Key: model.Key{Framework: "dubbo", Interface: "demo.A"}}
 	tr := Translate(&model.Snapshot{Services: []model.Service{s, s}}, Options{})
