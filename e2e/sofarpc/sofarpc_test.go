@@ -5,6 +5,7 @@ package sofarpc
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -16,11 +17,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
+	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +39,8 @@ const (
 	consumerApp = "hello-consumer"
 	service     = "demo.HelloService"
 	port        = 12200
+	h2cPort     = 12300
+	httpPort    = 8341
 )
 
 // workload is what a consumer calls, a second: invoked synchronously, one-way (note), with a future (later) and with a
@@ -48,7 +53,9 @@ type bed struct {
 	sidecars map[string]*mesh.Sidecar
 	consumer *caller.Caller
 	plain    *caller.Caller
-	dubbo    *caller.Caller // on the consumer's machine
+	// On the consumer's machine, too:
+	dubbo *caller.Caller
+	h2c   *caller.Caller
 }
 
 // until waits for a condition.
@@ -74,7 +81,7 @@ func ready(ctx context.Context, m *mesh.Mesh, machine string, j mesh.JVM) (*mach
 // sofa is a SOFARPC application that is registered in ZooKeeper.
 func sofa(main, app string, options ...string) mesh.JVM {
 	return mesh.JVM{Peer: peer.SOFARPC, Name: app, Main: main, Options: append([]string{"-Dapp.name=" + app,
-		"-Dregistry.protocol=zookeeper", "-Dregistry.address=" + mesh.ZooKeeperAddress(), fmt.Sprintf("-Dport=%d", port)}, options...)}
+		"-Dregistry.protocol=zookeeper", "-Dregistry.address=" + mesh.ZooKeeperAddress()}, options...)}
 }
 
 // dubbo is a Dubbo application that is registered in ZooKeeper.
@@ -103,6 +110,31 @@ func (b *bed) follow(ctx context.Context, machine string, j mesh.JVM, rates map[
 	return c, c.Until(ctx, "to call every method", caller.Mark{}, func(s []caller.Tally, _ []caller.Fault) bool {
 		return len(caller.Sum(s)) == len(rates)
 	})
+}
+
+// h2cStats is how the sidecars' counters of h2c's requests begin.
+var h2cStats = map[string]string{consumer: fmt.Sprintf("outbound_0.0.0.0_%d", h2cPort), provider: fmt.Sprintf("inbound_0.0.0.0_%d", h2cPort)}
+
+// active says why nothing in the sidecar's active listeners has such a prefix for its counters.
+func active(ctx context.Context, s *mesh.Sidecar, prefix string) error {
+	body, err := s.Admin(ctx, "/config_dump?resource=dynamic_listeners")
+	if err != nil {
+		return err
+	}
+	var page struct {
+		Configs []struct {
+			Active json.RawMessage `json:"active_state"`
+		} `json:"configs"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return err
+	}
+	for _, c := range page.Configs {
+		if strings.Contains(string(c.Active), `"`+prefix) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has none with %s", s.Machine().Name(), prefix)
 }
 
 func newBed(t *testing.T) *bed {
@@ -134,7 +166,7 @@ func newBed(t *testing.T) *bed {
 	}
 	var g errgroup.Group
 	for name, j := range map[string]mesh.JVM{
-		provider:      sofa("demo.Provider", providerApp),
+		provider:      sofa("demo.Provider", providerApp, fmt.Sprintf("-Dservers=bolt:%d,h2c:%d,http:%d", port, h2cPort, httpPort)),
 		plainProvider: sofa("demo.Provider", "plain-provider", "-Dunique.id=plain"),
 		dubboProvider: dubbo("demo.Provider", "greet-provider", fmt.Sprintf("-Ddubbo.protocol.port=%d", port)),
 	} {
@@ -144,6 +176,7 @@ func newBed(t *testing.T) *bed {
 	// A connection that is made while an Envoy still loads the filter would pass it by.
 	for name, s := range b.sidecars {
 		until(t, "the filter", func(ctx context.Context) error { return s.Filtered(ctx, port, name == provider) })
+		until(t, "the listener for h2c", func(ctx context.Context) error { return active(ctx, s, h2cStats[name]) })
 	}
 	g.Go(func() (err error) {
 		b.consumer, err = b.follow(ctx, consumer, sofa("demo.Consumer", consumerApp), workload)
@@ -155,6 +188,10 @@ func newBed(t *testing.T) *bed {
 	})
 	g.Go(func() (err error) {
 		b.dubbo, err = b.follow(ctx, consumer, dubbo("demo.Consumer", "greet-consumer", "-Ddubbo.consumer.timeout=3000"), map[string]float64{"price": 20})
+		return err
+	})
+	g.Go(func() (err error) {
+		b.h2c, err = b.follow(ctx, consumer, sofa("demo.Consumer", "h2c-consumer", "-Dprotocol=h2c"), map[string]float64{"sayHello": 10})
 		return err
 	})
 	must(g.Wait())
@@ -308,6 +345,46 @@ func TestCalls(t *testing.T) {
 			t.Errorf("the Dubbo consumer counts %v", called)
 		}
 		b.untilTotals(t, consumer, "client", "dubbo", "demo.StockService", map[string]map[string]int{"price": {"ok": called["price"].OK}})
+	})
+
+	t.Run("SOFARPC's other protocols", func(t *testing.T) {
+		called, err := b.h2c.Quiet(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := called.Total(); c.OK == 0 || c.Exceptions+c.Errors > 0 {
+			t.Errorf("the h2c consumer counts %v", called)
+		}
+		// As HTTP, at both ends, and each call once.
+		for name, listener := range h2cStats {
+			until(t, "the sidecar's own count of requests", func(ctx context.Context) error {
+				page, err := b.sidecars[name].Admin(ctx, `/stats?filter=downstream_rq_(2xx|total)`)
+				if err != nil {
+					return err
+				}
+				for _, rq := range []string{"2xx", "total"} {
+					if want := fmt.Sprintf("http.%s.downstream_rq_%s: %d\n", listener, rq, called.Total().OK); !strings.Contains(string(page), want) {
+						return fmt.Errorf("no %q among\n%s", want, page)
+					}
+				}
+				return nil
+			})
+		}
+		body, err := b.API(t.Context(), "/api/v1/services/sofa/"+service+":1.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var detail api.ServiceDetail
+		if err := json.Unmarshal(body, &detail); err != nil {
+			t.Fatal(err)
+		}
+		ports := map[model.Protocol]uint16{}
+		for _, h := range detail.Hosts {
+			ports[h.Protocol] = h.Port
+		}
+		if want := (map[model.Protocol]uint16{model.ProtocolBolt: port, model.ProtocolH2C: h2cPort, model.ProtocolHTTP: httpPort}); !maps.Equal(ports, want) {
+			t.Errorf("the service's hosts are %+v", detail.Hosts)
+		}
 	})
 
 	t.Run("throttled", func(t *testing.T) {

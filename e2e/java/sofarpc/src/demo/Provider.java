@@ -3,11 +3,14 @@ package demo;
 import com.alipay.sofa.rpc.config.ApplicationConfig;
 import com.alipay.sofa.rpc.config.ProviderConfig;
 import com.alipay.sofa.rpc.config.ServerConfig;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.CountDownLatch;
 
 /**
- * An ordinary SOFARPC provider. System properties: app.name, port, unique.id (optional), label.version (optional), and the
- * registry's. It prints READY when its service is registered, and ends on SIGTERM.
+ * An ordinary SOFARPC provider. System properties: app.name, servers, unique.id (optional), label.version (optional), and the
+ * registry's. servers is what it speaks on which ports: bolt:12200 unless it is said, bolt:12200,h2c:12300 for more. It prints
+ * READY when its service is registered, and ends on SIGTERM.
  */
 public final class Provider {
     private Provider() {
@@ -61,12 +64,16 @@ public final class Provider {
     }
 
     public static void main(String[] args) throws InterruptedException {
-        ServerConfig server = new ServerConfig().setProtocol("bolt").setPort(Integer.getInteger("port", 12200)).setDaemon(false);
+        List<ServerConfig> servers = new ArrayList<>();
+        for (String server : System.getProperty("servers", "bolt:12200").split(",")) {
+            String[] parts = server.split(":");
+            servers.add(new ServerConfig().setProtocol(parts[0]).setPort(Integer.parseInt(parts[1])).setDaemon(false));
+        }
         ProviderConfig<HelloService> provider = new ProviderConfig<HelloService>()
                 .setApplication(new ApplicationConfig().setAppName(System.getProperty("app.name", "hello-provider")))
                 .setInterfaceId(HelloService.class.getName())
                 .setRef(new Hello())
-                .setServer(server)
+                .setServer(servers)
                 .setRegistry(Registry.configured());
         if (System.getProperty("unique.id") != null) {
             provider.setUniqueId(System.getProperty("unique.id"));

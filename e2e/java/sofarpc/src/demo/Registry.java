@@ -18,14 +18,14 @@ final class Registry {
     }
 
     /**
-     * A consumer of Bolt: app.name, unique.id (optional), retries (optional), and the registry or, in its place, direct.url,
-     * such as bolt://10.99.0.1:12200.
+     * A consumer: app.name, protocol (bolt unless it is said), unique.id (optional), retries (optional), and the registry or,
+     * in its place, direct.url, such as bolt://10.99.0.1:12200.
      */
     static <T> ConsumerConfig<T> consumer(Class<T> service) {
         ConsumerConfig<T> config = new ConsumerConfig<T>()
                 .setApplication(new ApplicationConfig().setAppName(System.getProperty("app.name", "hello-consumer")))
                 .setInterfaceId(service.getName())
-                .setProtocol("bolt")
+                .setProtocol(System.getProperty("protocol", "bolt"))
                 .setTimeout(3000)
                 .setRetries(Integer.getInteger("retries", 0))
                 .setAddressWait(10000);
