@@ -363,7 +363,7 @@ func TestCalls(t *testing.T) {
 					return err
 				}
 				for _, rq := range []string{"2xx", "total"} {
-					if want := fmt.Sprintf("http.%s.downstream_rq_%s: %d\n", listener, rq, called.Total().OK); !strings.Contains(string(page), want) {
+					if want := fmt.Sprintf("http.%s;.downstream_rq_%s: %d\n", listener, rq, called.Total().OK); !strings.Contains(string(page), want) {
 						return fmt.Errorf("no %q among\n%s", want, page)
 					}
 				}
