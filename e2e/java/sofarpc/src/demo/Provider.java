@@ -8,9 +8,9 @@ import java.util.List;
 import java.util.concurrent.CountDownLatch;
 
 /**
- * An ordinary SOFARPC provider. System properties: app.name, servers, unique.id (optional), label.version (optional), and the
- * registry's. servers is what it speaks on which ports: bolt:12200 unless it is said, bolt:12200,h2c:12300 for more. It prints
- * READY when its service is registered, and ends on SIGTERM.
+ * An ordinary SOFARPC provider. System properties: app.name, port, servers, unique.id, label.version and weight (each
+ * optional), and the registry's. servers is what it speaks on which ports, if it is not Bolt on port alone:
+ * bolt:12200,h2c:12300. It prints READY when its service is registered, and ends on SIGTERM.
  */
 public final class Provider {
     private Provider() {
@@ -65,7 +65,7 @@ public final class Provider {
 
     public static void main(String[] args) throws InterruptedException {
         List<ServerConfig> servers = new ArrayList<>();
-        for (String server : System.getProperty("servers", "bolt:12200").split(",")) {
+        for (String server : System.getProperty("servers", "bolt:" + Integer.getInteger("port", 12200)).split(",")) {
             String[] parts = server.split(":");
             servers.add(new ServerConfig().setProtocol(parts[0]).setPort(Integer.parseInt(parts[1])).setDaemon(false));
         }
@@ -80,6 +80,9 @@ public final class Provider {
         }
         if (System.getProperty("label.version") != null) {
             provider.setParameter("label.version", System.getProperty("label.version"));
+        }
+        if (Integer.getInteger("weight") != null) {
+            provider.setWeight(Integer.getInteger("weight"));
         }
         provider.export();
         Runtime.getRuntime().addShutdownHook(new Thread(provider::unExport));
