@@ -68,9 +68,11 @@ func startSOFA(ctx context.Context, t *story) error {
 		return err
 	}
 	t.ok("orders have registered in SOFA's tree of ZooKeeper, on port %d, %s", boltPort, since(begin))
+	begin = time.Now()
 	if err := filtered(boltPort, ordersMachine, shopMachine); err != nil {
 		return err
 	}
+	t.ok("their sidecars have heard of port %d from istiod and loaded the filter for it, %s", boltPort, since(begin))
 	begin = time.Now()
 	if err := t.startSOFAApp(ctx, shopMachine, mesh.JVM{Peer: peer.SOFARPC, Name: shopApp, Main: "demo.Shop", Options: append([]string{
 		"-Dapp.name=" + shopApp, callsOption(shopWorkload)}, registry...)}); err != nil {
