@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 const frameworkSpring = "spring"
@@ -76,7 +77,7 @@ func parseInstance(data []byte) (*instance, error) {
 	default:
 		return nil, nil
 	}
-	host, _, err := parseAddress(i.Address, false)
+	host, _, err := registryurl.ParseAddress(i.Address, false)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +293,7 @@ func (w *watch) application(u *unit) ([]model.Service, []model.Problem) {
 func (b *builder) addDubboInstance(id string, i *instance, m *dubboMetadata) {
 	for _, name := range slices.Sorted(maps.Keys(m.Services)) {
 		s := m.Services[name]
-		if !word(s.Name) || !word(s.Protocol) {
+		if !registryurl.Word(s.Name) || !registryurl.Word(s.Protocol) {
 			b.problem(model.SeverityError, "", id, "MalformedMetadata", "the name or the protocol of service %.200q is missing or no name; it is left out", name)
 			continue
 		}
@@ -300,7 +301,7 @@ func (b *builder) addDubboInstance(id string, i *instance, m *dubboMetadata) {
 		if protocol == "injvm" {
 			continue
 		}
-		u := registryURL{Protocol: protocol, Host: i.Address, Path: s.Path, Params: map[string]string{}}
+		u := registryurl.URL{Protocol: protocol, Host: i.Address, Path: s.Path, Params: map[string]string{}}
 		if u.Port = port(&s.Port); u.Port == 0 {
 			u.Port = port(i.Port)
 		}
@@ -328,14 +329,14 @@ func (b *builder) addSpring(application, id string, i *instance) {
 		b.problem(model.SeverityError, "", id, "MissingAddress", "the instance has no port; it is left out")
 		return
 	}
-	if why := usable(e.Address); why != "" {
+	if why := registryurl.Unusable(e.Address); why != "" {
 		b.problem(model.SeverityError, "", id, "UnusableAddress", "the address %s %s; the instance is left out", e.Address, why)
 		return
 	}
 	for k, v := range i.Payload.Metadata {
 		v, ok := v.(string)
 		switch {
-		case !ok || k == "" || v == "" || secretWord(k) || len(k) > 128 || len(v) > maxMetadataValue:
+		case !ok || k == "" || v == "" || registryurl.Secret(k) || len(k) > 128 || len(v) > registryurl.MaxValue:
 		case k == "instance_status": // of spring-cloud-zookeeper's service registry
 			e.Disabled = v != "UP"
 		case k == "weight":

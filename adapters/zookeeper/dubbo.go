@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 // frameworkDubbo is the framework of the services in Dubbo's tree.
@@ -28,7 +29,7 @@ func dubboVersion(v string) string {
 func dubboServices(in interfaceNodes, labels []string) ([]model.Service, []model.Problem) {
 	b := newBuilder(in, frameworkDubbo, labels)
 	for _, name := range in.Categories[providers] {
-		u, err := parseName(name, true)
+		u, err := registryurl.ParseName(name, true)
 		if err != nil {
 			b.problem(model.SeverityError, providers, name, "MalformedURL", "the node's name is not a provider's URL: %v; it is left out", err)
 			continue
@@ -64,7 +65,7 @@ func (b *builder) dubboConsumers() {
 		}
 	}
 	for _, name := range b.in.Categories[consumers] {
-		u, err := parseName(name, false)
+		u, err := registryurl.ParseName(name, false)
 		if err != nil {
 			b.problem(model.SeverityError, consumers, name, "MalformedURL", "the node's name is not a consumer's URL: %v; it is left out", err)
 			continue
@@ -73,7 +74,7 @@ func (b *builder) dubboConsumers() {
 			b.problem(model.SeverityError, consumers, name, "MissingAddress", "%s has no host; it is left out", u.Outline())
 			continue
 		}
-		c := model.Consumer{Address: u.Host, Application: u.Params["application"], Metadata: metadata(u, nil)}
+		c := model.Consumer{Address: u.Host, Application: u.Params["application"], Metadata: registryurl.Metadata(u, nil)}
 		born, _ := strconv.ParseInt(u.Params["timestamp"], 10, 64)
 		version := dubboVersion(u.Params["version"])
 		for group := range strings.SplitSeq(u.Params["group"], ",") {
@@ -98,7 +99,7 @@ func (b *builder) dubboConsumers() {
 // override is a rule in the name of a node that changes what providers have registered.
 type override struct {
 	name     string
-	url      registryURL
+	url      registryurl.URL
 	priority int
 }
 
@@ -108,7 +109,7 @@ type override struct {
 func (b *builder) dubboOverrides() {
 	var rules []override
 	for _, name := range b.in.Categories[configurators] {
-		u, err := parseName(name, true)
+		u, err := registryurl.ParseName(name, true)
 		if err != nil {
 			b.problem(model.SeverityWarning, configurators, name, "MalformedURL", "the node's name is not an override's URL: %v; it is ignored", err)
 			continue
@@ -162,7 +163,7 @@ func (r override) matches(key model.Key, p provider) bool {
 		return false
 	}
 	if list := u.Params["providerAddresses"]; list != "" && !slices.ContainsFunc(strings.Split(list, ","), func(s string) bool {
-		host, port, err := parseAddress(strings.TrimSpace(s), true)
+		host, port, err := registryurl.ParseAddress(strings.TrimSpace(s), true)
 		return err == nil && (host == "0.0.0.0" || host == e.Address && (port == e.Port || port == 0))
 	}) {
 		return false

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 // interfaceNodes is what the tree holds of one interface: the names of the nodes in each category.
@@ -51,7 +52,7 @@ type endpointID struct {
 type consumerID struct{ address, application string }
 
 type provider struct {
-	url      registryURL
+	url      registryurl.URL
 	endpoint model.Endpoint
 	born     int64 // ms since 1970, 0 where it is not said
 }
@@ -82,7 +83,7 @@ func (b *builder) problem(severity model.Severity, category, name, code, format 
 	if category != "" {
 		place += category + "/"
 	}
-	place += redact(name)
+	place += registryurl.Redact(name)
 	if len(place) > maxPlace {
 		place = place[:maxPlace] + "..."
 	}
@@ -121,16 +122,16 @@ func disabled(params map[string]string) bool {
 }
 
 // addProvider takes over a provider's node. key is of the service; the endpoint's application is app.
-func (b *builder) addProvider(name string, u registryURL, key model.Key, app, bornKey string) {
+func (b *builder) addProvider(name string, u registryurl.URL, key model.Key, app, bornKey string) {
 	if u.Host == "" || u.Port == 0 {
 		b.problem(model.SeverityError, providers, name, "MissingAddress", "%s has no host and port; it is left out", u.Outline())
 		return
 	}
-	if why := usable(u.Host); why != "" {
+	if why := registryurl.Unusable(u.Host); why != "" {
 		b.problem(model.SeverityError, providers, name, "UnusableAddress", "the address of %s %s; it is left out", u.Outline(), why)
 		return
 	}
-	labels := labelsOf(u, b.labels)
+	labels := registryurl.Labels(u, b.labels)
 	p := provider{url: u, endpoint: model.Endpoint{
 		Address:     u.Host,
 		Port:        u.Port,
@@ -140,7 +141,7 @@ func (b *builder) addProvider(name string, u registryURL, key model.Key, app, bo
 		Disabled:    disabled(u.Params),
 		Locality:    model.Locality{Region: u.Params["region"], Zone: u.Params["zone"]},
 		Labels:      labels,
-		Metadata:    metadata(u, labels),
+		Metadata:    registryurl.Metadata(u, labels),
 	}}
 	p.born, _ = strconv.ParseInt(u.Params[bornKey], 10, 64)
 	id := endpointID{u.Host, u.Port, p.endpoint.Protocol}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/adapterstest"
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 var update = flag.Bool("update", false, "write the wanted results anew")
@@ -99,67 +100,6 @@ func mustJSON(t testing.TB, v any) []byte {
 	return b.Bytes()
 }
 
-func TestParseURL(t *testing.T) {
-	for name, c := range map[string]struct {
-		text     string
-		provider bool
-		want     registryURL
-		err      error
-	}{
-		"plain":              {"dubbo://192.0.2.1:20880/demo.Greet?a=1&b=x=y&c&=z", true, registryURL{"dubbo", "192.0.2.1", 20880, "demo.Greet", map[string]string{"a": "1", "b": "x=y", "c": ""}}, nil},
-		"no path":            {"bolt://192.0.2.1:12200?version=1.0", true, registryURL{"bolt", "192.0.2.1", 12200, "", map[string]string{"version": "1.0"}}, nil},
-		"v6":                 {"dubbo://2001:db8::1:20880/x", true, registryURL{"dubbo", "2001:db8::1", 20880, "x", nil}, nil},
-		"v6 consumer":        {"consumer://2001:db8::1/x", false, registryURL{"consumer", "2001:db8::1", 0, "x", nil}, nil},
-		"v6 in brackets":     {"dubbo://[2001:DB8:0::1]:20880/x", true, registryURL{"dubbo", "2001:db8::1", 20880, "x", nil}, nil},
-		"v6 without port":    {"dubbo://[2001:db8::1]/x", true, registryURL{"dubbo", "2001:db8::1", 0, "x", nil}, nil},
-		"mapped v4":          {"dubbo://[::ffff:192.0.2.1]:1/x", true, registryURL{"dubbo", "192.0.2.1", 1, "x", nil}, nil},
-		"credentials":        {"dubbo://u:p@h:1/x", true, registryURL{"dubbo", "h", 1, "x", nil}, nil},
-		"no host":            {"empty:///x", true, registryURL{"empty", "", 0, "x", nil}, nil},
-		"default":            {"dubbo://h:1?default.weight=3&default.tag=a&tag=b", true, registryURL{"dubbo", "h", 1, "", map[string]string{"default.weight": "3", "weight": "3", "default.tag": "a", "tag": "b"}}, nil},
-		"no protocol":        {"192.0.2.1:1", true, registryURL{}, errNoProtocol},
-		"empty protocol":     {"://192.0.2.1:1", true, registryURL{}, errNoProtocol},
-		"odd protocol":       {"du bbo://192.0.2.1:1", true, registryURL{}, errProtocol},
-		"protocol in params": {"x?a=dubbo://h:1", true, registryURL{}, errNoProtocol},
-		"port 0 is none":     {"dubbo://h:0", true, registryURL{Protocol: "dubbo", Host: "h"}, nil},
-		"big port":           {"dubbo://h:65536", true, registryURL{}, errPort},
-		"negative port":      {"dubbo://h:-1", true, registryURL{}, errPort},
-		"empty port":         {"dubbo://h:", true, registryURL{}, errPort},
-		"brackets":           {"dubbo://[h]:1", true, registryURL{}, errHost},
-		"open bracket":       {"dubbo://[2001:db8::1:1", true, registryURL{}, errHost},
-		"control":            {"dubbo://h:1?a=\x01", true, registryURL{}, errControl},
-		"not UTF-8":          {"dubbo://h:1?a=\xff", true, registryURL{}, errUTF8},
-		"many parameters":    {"dubbo://h:1?" + strings.Repeat("a&", 600), true, registryURL{}, errParams},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := parseURL(c.text, c.provider)
-			if err != c.err {
-				t.Fatalf("error %v, want %v", err, c.err)
-			}
-			if err == nil && !bytes.Equal(mustJSON(t, got), mustJSON(t, c.want)) {
-				t.Errorf("got %+v, want %+v", got, c.want)
-			}
-		})
-	}
-	if _, err := parseName(strings.Repeat("a", maxName+1), true); err != errLong {
-		t.Errorf("a long name: %v", err)
-	}
-}
-
-func TestRedact(t *testing.T) {
-	for in, want := range map[string]string{
-		"dubbo%3A%2F%2Fh%3A1%2Fx%3Fa%3D1%26token%3Df00%26b%3D2":  "dubbo%3A%2F%2Fh%3A1%2Fx%3Fa%3D1%26token%3D(hidden)%26b%3D2",
-		"dubbo%3A%2F%2Fu%3Apw%40h%3A1%2Fx%3Faccess.password%3Dp": "dubbo%3A%2F%2F(hidden)%40h%3A1%2Fx%3Faccess.password%3D(hidden)",
-		"dubbo://u:pw@h:1/x?a=1&secretKey=k":                     "dubbo://(hidden)@h:1/x?a=1&secretKey=(hidden)",
-		"garbage%":                                               "garbage%",
-		"":                                                       "",
-		"dubbo%3A%2F%2Fh%3A1%2Fx%3Fa%3Dmail%40example.org%26token%3D": "dubbo%3A%2F%2Fh%3A1%2Fx%3Fa%3Dmail%40example.org%26token%3D(hidden)",
-	} {
-		if got := redact(in); got != want {
-			t.Errorf("%s became %s, want %s", in, got, want)
-		}
-	}
-}
-
 func fuzzTree(f *testing.F, prefix string, l *layout) {
 	cases, err := filepath.Glob("testdata/*/in")
 	if err != nil {
@@ -196,14 +136,14 @@ func fuzzTree(f *testing.F, prefix string, l *layout) {
 			t.Fatal("not deterministic")
 		}
 		for _, name := range []string{a, b} {
-			redact(name)
+			registryurl.Redact(name)
 			for _, wantPort := range []bool{true, false} {
-				u, err := parseName(name, wantPort)
+				u, err := registryurl.ParseName(name, wantPort)
 				if err != nil {
 					continue
 				}
 				// What was understood is understood again when it is written out in full.
-				back, err := parseURL(u.Outline(), strings.Contains(u.Host, ":") || wantPort)
+				back, err := registryurl.Parse(u.Outline(), strings.Contains(u.Host, ":") || wantPort)
 				if err != nil || back.Host != u.Host || back.Port != u.Port || back.Protocol != u.Protocol {
 					t.Fatalf("%+v became %+v, %v", u, back, err)
 				}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/adapters"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 // Settings of a ZooKeeper registry.
@@ -129,7 +130,7 @@ func (s *Settings) Validate() adapters.Faults {
 		f.Add("tls.enabled", "must be true if anything of tls is set")
 	}
 	for i, l := range s.LabelParameters {
-		if l == "" || secretWord(l) {
+		if l == "" || registryurl.Secret(l) {
 			f.Add(fmt.Sprintf("labelParameters[%d]", i), "%q cannot be a label", l)
 		}
 	}
@@ -154,7 +155,7 @@ func serverAddress(s string) (string, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return "", errors.New("the port must be from 1 to 65535")
 	}
-	if net.ParseIP(host) == nil && !hostName(host) {
+	if net.ParseIP(host) == nil && !registryurl.HostName(host) {
 		return "", errors.New("the host is neither an IP address nor a host name")
 	}
 	return net.JoinHostPort(host, port), nil

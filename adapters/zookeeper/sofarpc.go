@@ -6,23 +6,19 @@ import (
 	"strconv"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
-
-const frameworkSOFA = "sofa"
-
-// sofaVersion is the version of a SOFA service that names none (SOFARPC's default).
-const sofaVersion = "1.0"
 
 // sofaServices reads an interface of SOFARPC's tree: /sofa-rpc/<interface>/{providers,consumers,overrides}/<encoded URL>, as
 // ZookeeperRegistry and RegistryUtils of SOFARPC 5.13 write it. The protocol (bolt, tr, rest, h2c, dubbo, tri) is the URL's; the
 // service is told apart by uniqueId, which becomes the key's group.
 func sofaServices(in interfaceNodes, labels []string) ([]model.Service, []model.Problem) {
-	b := newBuilder(in, frameworkSOFA, labels)
-	key := func(u registryURL) model.Key {
-		return model.Key{Framework: frameworkSOFA, Interface: in.Interface, Version: cmp.Or(u.Params["version"], sofaVersion), Group: u.Params["uniqueId"]}
+	b := newBuilder(in, registryurl.FrameworkSOFA, labels)
+	key := func(u registryurl.URL) model.Key {
+		return registryurl.SOFAKey(in.Interface, u.Params["version"], u.Params["uniqueId"])
 	}
 	for _, name := range in.Categories[providers] {
-		u, err := parseName(name, true)
+		u, err := registryurl.ParseName(name, true)
 		if err != nil {
 			b.problem(model.SeverityError, providers, name, "MalformedURL", "the node's name is not a provider's URL: %v; it is left out", err)
 			continue
@@ -35,7 +31,7 @@ func sofaServices(in interfaceNodes, labels []string) ([]model.Service, []model.
 	}
 	b.sofaOverrides()
 	for _, name := range in.Categories[consumers] {
-		u, err := parseName(name, false)
+		u, err := registryurl.ParseName(name, false)
 		if err != nil {
 			b.problem(model.SeverityError, consumers, name, "MalformedURL", "the node's name is not a consumer's URL: %v; it is left out", err)
 			continue
@@ -45,7 +41,7 @@ func sofaServices(in interfaceNodes, labels []string) ([]model.Service, []model.
 			continue
 		}
 		born, _ := strconv.ParseInt(u.Params["startTime"], 10, 64)
-		b.addConsumer(key(u), model.Consumer{Address: u.Host, Application: u.Params["appName"], Metadata: metadata(u, nil)}, born)
+		b.addConsumer(key(u), model.Consumer{Address: u.Host, Application: u.Params["appName"], Metadata: registryurl.Metadata(u, nil)}, born)
 	}
 	return b.result()
 }
@@ -56,7 +52,7 @@ func sofaServices(in interfaceNodes, labels []string) ([]model.Service, []model.
 func (b *builder) sofaOverrides() {
 	var rules []override
 	for _, name := range b.in.Categories[overrides] {
-		u, err := parseName(name, true)
+		u, err := registryurl.ParseName(name, true)
 		if err != nil {
 			b.problem(model.SeverityWarning, overrides, name, "MalformedURL", "the node's name is not an override's URL: %v; it is ignored", err)
 			continue

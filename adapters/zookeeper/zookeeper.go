@@ -20,6 +20,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters"
 	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 )
 
 // Kind is the entry of this adapter in the table of kinds.
@@ -521,8 +522,8 @@ func (w *watch) interfaces(root *node) {
 				u.name = name
 			}
 		}
-		if u.nameErr == nil && !word(u.name) {
-			u.nameErr = errWord
+		if u.nameErr == nil && !registryurl.Word(u.name) {
+			u.nameErr = registryurl.ErrWord
 		}
 		u.node = &node{path: path, role: role, root: root.root, unit: u}
 		w.units[path] = u

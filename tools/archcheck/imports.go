@@ -53,7 +53,8 @@ var rules = []rule{
 	{folder: "adapters/model"},
 	{folder: "adapters/adapterstest", internal: []string{"adapters", "adapters/model"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes), support: true},
 	{folder: "adapters/builtin", internal: []string{"adapters/..."}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
-	{folder: "adapters", internal: []string{"adapters", "adapters/model"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
+	{folder: "adapters/registryurl", internal: []string{"adapters/model"}},
+	{folder: "adapters", internal: []string{"adapters", "adapters/model", "adapters/registryurl"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 
 	{folder: "mcp-server/resource", external: []string{protobuf, "istio.io/api/"}},
 	{folder: "mcp-server/translate", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{protobuf, "istio.io/api/"}},

@@ -1,6 +1,6 @@
 // Package session is a client of SOFARegistry's session servers: it subscribes to data and hears, by pushes, what publishers say
 // under each id, over one connection that it keeps up. It speaks the protocol of versions 5 and 6 (Bolt with Hessian), and version
-// 6's Protobuf encoding. It depends on nothing of the rest of Isthmus.
+// 6's Protobuf encoding. It needs nothing of the rest of Isthmus.
 //
 //	c := session.New(session.Options{Servers: session.Discover(http.DefaultClient, nil, "registry.example.org:9603")}, handler)
 //	c.Subscribe(session.ID{DataID: "demo.HelloService:1.0@DEFAULT", Group: "SOFA"})
@@ -14,36 +14,31 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	mrand "math/rand/v2"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/adapters/sofaregistry/session/wire"
 )
 
-// Encoding is how messages are serialized.
-type Encoding int
-
-// The encodings.
-const (
-	Hessian  Encoding = iota // versions 5 and 6
-	Protobuf                 // version 6
+// What is said and heard; see package wire.
+type (
+	ID       = wire.ID
+	Push     = wire.Push
+	Scope    = wire.Scope
+	Encoding = wire.Encoding
 )
-
-func (e Encoding) codec() byte {
-	if e == Protobuf {
-		return codecProtobuf
-	}
-	return codecHessian
-}
 
 // Options of a Client. The zero value of each field but Servers means its default.
 type Options struct {
 	// Servers returns the session servers, host:port, in any order. It is called before each round of connection attempts.
 	Servers func(ctx context.Context) ([]string, error)
 	// Encoding of the messages.
-	Encoding Encoding
+	Encoding Encoding // default wire.Hessian
 	// Application is the name under which the server lists the client's subscriptions.
 	Application string
 	// Zone is the client's; the server pushes data of ScopeZone by it. Default DEFAULT_ZONE.
@@ -85,7 +80,7 @@ func (o *Options) defaults() {
 		o.Zone = "DEFAULT_ZONE"
 	}
 	if o.Scope == "" {
-		o.Scope = ScopeGlobal
+		o.Scope = wire.ScopeGlobal
 	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
@@ -253,10 +248,7 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// Errors of a connection.
-var (
-	errSilent = errors.New("the server has been silent for too long")
-)
+var errSilent = errors.New("the server has been silent for too long")
 
 // serve runs one connection until it ends. It returns how long it was up; 0 if it could not be made.
 func (c *Client) serve(ctx context.Context, server string) (time.Duration, error) {
@@ -371,16 +363,16 @@ func (n *connection) request(ctx context.Context, s *subscription) error {
 	}
 	n.c.mu.Lock()
 	s.version++
-	m := &register{id: s.id, registration: s.registration, zone: o.Zone, application: o.Application, scope: o.Scope,
-		version: s.version, timestamp: n.began, attributes: attributes, remove: s.remove}
+	m := &wire.Register{ID: s.id, Registration: s.registration, Zone: o.Zone, Application: o.Application, Scope: o.Scope,
+		Version: s.version, Timestamp: n.began, Attributes: attributes, Remove: s.remove}
 	n.c.mu.Unlock()
 	n.mu.Lock()
 	n.id++
 	id := n.id
-	n.pending[id] = pendingRequest{s, m.remove, time.Now().Add(o.RequestTimeout)}
+	n.pending[id] = pendingRequest{s, m.Remove, time.Now().Add(o.RequestTimeout)}
 	n.mu.Unlock()
-	return n.send(appendFrame(nil, frame{typ: typeRequest, cmd: cmdRequest, id: id, codec: o.Encoding.codec(),
-		timeout: clampMillis(o.RequestTimeout.Milliseconds()), class: className(o.Encoding, classSubscriber), content: encodeSubscriber(o.Encoding, m)}))
+	return n.send(wire.AppendFrame(nil, wire.Frame{Type: wire.TypeRequest, Command: wire.CommandRequest, ID: id, Codec: o.Encoding.Codec(),
+		Timeout: millis(o.RequestTimeout), Class: wire.ClassName(o.Encoding, wire.ClassSubscriber), Content: wire.EncodeSubscriber(o.Encoding, m)}))
 }
 
 // watch sends heartbeats on a silent connection, ends it if nobody answers, and sends unanswered registrations again.
@@ -411,7 +403,7 @@ func (n *connection) watch(ctx context.Context) error {
 			}
 			if silent >= o.Heartbeat {
 				n.id++
-				beat = appendFrame(nil, frame{typ: typeRequest, cmd: cmdHeartbeat, id: n.id, codec: codecHessian, timeout: clampMillis(o.RequestTimeout.Milliseconds())})
+				beat = wire.AppendFrame(nil, wire.Frame{Type: wire.TypeRequest, Command: wire.CommandHeartbeat, ID: n.id, Codec: wire.CodecHessian, Timeout: millis(o.RequestTimeout)})
 			}
 			n.mu.Unlock()
 			if len(late) > 0 {
@@ -434,16 +426,16 @@ func (n *connection) watch(ctx context.Context) error {
 func (n *connection) read() error {
 	r := bufio.NewReaderSize(n, 64<<10)
 	for {
-		f, err := readFrame(r, n.c.o.MaxPush)
+		f, err := wire.ReadFrame(r, n.c.o.MaxPush)
 		if err != nil {
 			return err
 		}
 		switch {
-		case f.typ == typeResponse:
+		case f.Type == wire.TypeResponse:
 			n.answered(f)
-		case f.cmd == cmdHeartbeat:
-			if f.typ == typeRequest {
-				err = n.send(appendFrame(nil, frame{typ: typeResponse, cmd: cmdHeartbeat, id: f.id, codec: f.codec}))
+		case f.Command == wire.CommandHeartbeat:
+			if f.Type == wire.TypeRequest {
+				err = n.send(wire.AppendFrame(nil, wire.Frame{Type: wire.TypeResponse, Command: wire.CommandHeartbeat, ID: f.ID, Codec: f.Codec}))
 			}
 		default:
 			err = n.called(f)
@@ -455,10 +447,10 @@ func (n *connection) read() error {
 }
 
 // answered takes the response to a registration.
-func (n *connection) answered(f frame) {
+func (n *connection) answered(f wire.Frame) {
 	n.mu.Lock()
-	p, ok := n.pending[f.id]
-	delete(n.pending, f.id)
+	p, ok := n.pending[f.ID]
+	delete(n.pending, f.ID)
 	n.mu.Unlock()
 	if !ok { // a heartbeat's, or too late
 		return
@@ -467,46 +459,46 @@ func (n *connection) answered(f frame) {
 	if p.remove {
 		return
 	}
-	if f.status != statusSuccess {
-		n.c.h.Refused(p.sub.id, "the server answers: "+statusText(f.status))
+	if f.Status != wire.StatusSuccess {
+		n.c.h.Refused(p.sub.id, "the server answers: "+wire.StatusText(f.Status))
 		return
 	}
-	e, _ := messageOf(f.class)
-	m, err := decodeResponse(e, f.content)
+	e, _ := wire.MessageOf(f.Class)
+	m, err := wire.DecodeResponse(e, f.Content)
 	switch {
-	case err != nil || f.whole > len(f.content):
-		n.c.h.Faulty(p.sub.id, fmt.Errorf("session: the answer to a registration of %d bytes cannot be read: %w", f.whole, err))
-	case !m.success || m.refused:
-		n.c.h.Refused(p.sub.id, m.message)
+	case err != nil || f.Whole > len(f.Content):
+		n.c.h.Faulty(p.sub.id, fmt.Errorf("session: the answer to a registration of %d bytes cannot be read: %w", f.Whole, err))
+	case !m.Success || m.Refused:
+		n.c.h.Refused(p.sub.id, m.Message)
 	}
 }
 
 // called serves a request of the server: a push.
-func (n *connection) called(f frame) error {
-	e, class := messageOf(f.class)
-	multi := class == classMulti
+func (n *connection) called(f wire.Frame) error {
+	e, class := wire.MessageOf(f.Class)
+	multi := class == wire.ClassMulti
 	answer := func(success bool, message string) error {
-		if f.typ == typeRequestOneway {
+		if f.Type == wire.TypeOneway {
 			return nil
 		}
-		return n.send(appendFrame(nil, frame{typ: typeResponse, cmd: cmdResponse, id: f.id, codec: f.codec, status: statusSuccess,
-			class: className(e, classResult), content: encodeResult(e, success, message)}))
+		return n.send(wire.AppendFrame(nil, wire.Frame{Type: wire.TypeResponse, Command: wire.CommandResponse, ID: f.ID, Codec: f.Codec, Status: wire.StatusSuccess,
+			Class: wire.ClassName(e, wire.ClassResult), Content: wire.EncodeResult(e, success, message)}))
 	}
-	if !multi && class != classReceived {
-		if f.typ == typeRequestOneway {
+	if !multi && class != wire.ClassReceived {
+		if f.Type == wire.TypeOneway {
 			return nil
 		}
-		return n.send(appendFrame(nil, frame{typ: typeResponse, cmd: cmdResponse, id: f.id, codec: f.codec, status: statusNoProcessor}))
+		return n.send(wire.AppendFrame(nil, wire.Frame{Type: wire.TypeResponse, Command: wire.CommandResponse, ID: f.ID, Codec: f.Codec, Status: wire.StatusNoProcessor}))
 	}
-	if f.whole > len(f.content) {
-		err := fmt.Errorf("a push of %d bytes is longer than %d and was refused", f.whole, n.c.o.MaxPush)
-		n.c.h.Faulty(pushBeginning(e, f.content), fmt.Errorf("session: %w", err))
+	if f.Whole > len(f.Content) {
+		err := fmt.Errorf("a push of %d bytes is longer than %d and was refused", f.Whole, n.c.o.MaxPush)
+		n.c.h.Faulty(wire.PushBeginning(e, f.Content), fmt.Errorf("session: %w", err))
 		return answer(false, err.Error())
 	}
-	pushes, err := decodePush(e, multi, f.content)
+	pushes, err := wire.DecodePush(e, multi, f.Content)
 	if err != nil {
-		err = fmt.Errorf("a push of %d bytes cannot be read and was refused: %w", f.whole, err)
-		n.c.h.Faulty(pushBeginning(e, f.content), fmt.Errorf("session: %w", err))
+		err = fmt.Errorf("a push of %d bytes cannot be read and was refused: %w", f.Whole, err)
+		n.c.h.Faulty(wire.PushBeginning(e, f.Content), fmt.Errorf("session: %w", err))
 		return answer(false, err.Error())
 	}
 	// The answer first: the server waits for it, the handler's work is our own.
@@ -514,12 +506,15 @@ func (n *connection) called(f frame) error {
 		return err
 	}
 	for _, p := range pushes {
-		if s := n.c.subscribed(p.ID); s != nil && (len(p.registrations) == 0 || slices.Contains(p.registrations, s.registration)) {
+		if s := n.c.subscribed(p.ID); s != nil && (len(p.Registrations) == 0 || slices.Contains(p.Registrations, s.registration)) {
 			n.c.h.Pushed(p)
 		}
 	}
 	return nil
 }
+
+// millis makes a duration fit a frame.
+func millis(d time.Duration) int32 { return int32(min(max(d.Milliseconds(), 1), math.MaxInt32)) }
 
 // uuid returns a random UUID, which is how upstream's clients name registrations.
 func uuid() string {

@@ -1,9 +1,9 @@
-package session
+package wire
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -14,32 +14,51 @@ import (
 const (
 	modelPackage = "com.alipay.sofa.registry.core.model."
 	protoPackage = "com.alipay.sofa.registry.common.model.client.pb."
+	protoSuffix  = "Pb"
 
-	classSubscriber   = "SubscriberRegister"
-	classPublisher    = "PublisherRegister"
-	classResponse     = "RegisterResponse"
-	classReceived     = "ReceivedData"
-	classMulti        = "MultiReceivedData"
-	classConfig       = "ReceivedConfigData"
-	classResult       = "Result"
-	protoClassSuffix  = "Pb"
-	eventRegister     = "REGISTER"
-	eventUnregister   = "UNREGISTER"
-	heartbeatAckClass = "com.alipay.remoting.rpc.protocol.RpcHeartbeatTrigger"
+	eventRegister   = "REGISTER"
+	eventUnregister = "UNREGISTER"
 )
 
-// className returns the Java name of a message.
-func className(e Encoding, class string) string {
+// The classes of the messages, without their package; see ClassName.
+const (
+	ClassSubscriber = "SubscriberRegister" // client: subscribe to an id, or no longer
+	ClassPublisher  = "PublisherRegister"  // client: publish data under an id, or no longer
+	ClassResponse   = "RegisterResponse"   // server: the answer to both
+	ClassReceived   = "ReceivedData"       // server: a push
+	ClassMulti      = "MultiReceivedData"  // server: a push of several segments
+	ClassResult     = "Result"             // client: the answer to both
+)
+
+// Encoding is how messages are serialized.
+type Encoding int
+
+// The encodings.
+const (
+	Hessian  Encoding = iota // versions 5 and 6
+	Protobuf                 // version 6
+)
+
+// Codec returns the code of the encoding in a frame.
+func (e Encoding) Codec() byte {
 	if e == Protobuf {
-		return protoPackage + class + protoClassSuffix
+		return CodecProtobuf
+	}
+	return CodecHessian
+}
+
+// ClassName returns the Java name of a message.
+func ClassName(e Encoding, class string) string {
+	if e == Protobuf {
+		return protoPackage + class + protoSuffix
 	}
 	return modelPackage + class
 }
 
-// messageOf is the inverse of className. The class tells the encoding.
-func messageOf(name string) (Encoding, string) {
+// MessageOf is the inverse of ClassName. The class tells the encoding.
+func MessageOf(name string) (Encoding, string) {
 	if class, ok := strings.CutPrefix(name, protoPackage); ok {
-		return Protobuf, strings.TrimSuffix(class, protoClassSuffix)
+		return Protobuf, strings.TrimSuffix(class, protoSuffix)
 	}
 	return Hessian, strings.TrimPrefix(name, modelPackage)
 }
@@ -107,67 +126,67 @@ type Push struct {
 	LocalZone string              // of the session server
 	Zones     map[string][]string // by zone; what publishers said, one text for each, in the order of the wire
 
-	registrations []string
+	Registrations []string // that the push is for
 }
 
 // NoDatum is the highest version of a push that says nothing but that the server knows nothing under an id, which may be because it
 // has just started (ValueConstants.DEFAULT_NO_DATUM_VERSION).
 const NoDatum = 1
 
-// register is a SubscriberRegister or a PublisherRegister.
-type register struct {
-	id           ID
-	registration string // unique, of the subscription or publication
-	zone         string
-	application  string
-	scope        Scope
-	version      int64 // counts the changes of this registration
-	timestamp    int64 // ms since 1970, of the registration's begin on this connection
-	attributes   []string
-	remove       bool
-	data         []string // of a publication
+// Register is what a client says: a SubscriberRegister or, with Data, a PublisherRegister.
+type Register struct {
+	ID           ID
+	Registration string // unique, of the subscription or publication
+	Zone         string
+	Application  string
+	Scope        Scope    // of a subscription
+	Version      int64    // counts the changes of this registration
+	Timestamp    int64    // ms since 1970, of the registration's begin on this connection
+	Attributes   []string // keys and values in turn
+	Remove       bool     // unregister
+	Data         []string // of a publication
 }
 
-func (m *register) event() string {
-	if m.remove {
+func (m *Register) event() string {
+	if m.Remove {
 		return eventUnregister
 	}
 	return eventRegister
 }
 
-// encodeSubscriber writes a SubscriberRegister.
-func encodeSubscriber(e Encoding, m *register) []byte {
+// EncodeSubscriber writes a SubscriberRegister.
+func EncodeSubscriber(e Encoding, m *Register) []byte {
 	if e == Protobuf {
-		b := protoText(nil, 1, string(m.scope))
+		b := protoText(nil, 1, string(m.Scope))
 		return protoBytes(b, 2, m.protoBase())
 	}
 	var w hessianWriter
-	w.object(0, className(e, classSubscriber), append([]string{"scope", "acceptEncoding", "acceptMulti"}, baseFields...)...)
-	w.text(string(m.scope))
+	w.object(0, ClassName(e, ClassSubscriber), append([]string{"scope", "acceptEncoding", "acceptMulti"}, baseFields...)...)
+	w.text(string(m.Scope))
 	w.null()
 	w.bool(false)
 	m.hessianBase(&w)
 	return w.b
 }
 
-// encodePublisher writes a PublisherRegister.
-func encodePublisher(e Encoding, m *register) []byte {
+// EncodePublisher writes a PublisherRegister.
+func EncodePublisher(e Encoding, m *Register) []byte {
 	if e == Protobuf {
 		var b []byte
-		for _, d := range m.data {
+		for _, d := range m.Data {
 			b = protoBytes(b, 1, protoText(nil, 1, d))
 		}
 		return protoBytes(b, 2, m.protoBase())
 	}
 	var w hessianWriter
-	w.object(0, className(e, classPublisher), append([]string{"dataList"}, baseFields...)...)
-	if m.data == nil {
+	w.object(0, ClassName(e, ClassPublisher), append([]string{"dataList"}, baseFields...)...)
+	if m.Data == nil {
 		w.null()
 	} else {
-		w.b = append(w.b, 'V', 'n', byte(len(m.data)))
-		for i, d := range m.data {
+		w.b = binary.BigEndian.AppendUint32(append(w.b, 'V', 'l'), uint32(len(m.Data)))
+		for i, d := range m.Data {
 			if i == 0 {
-				w.object(1, className(e, "DataBox"), "data")
+				w.object(1, ClassName(e, "DataBox"), "data")
 			} else {
 				w.b = append(w.b, 'o')
 				w.int(1)
@@ -183,38 +202,38 @@ func encodePublisher(e Encoding, m *register) []byte {
 // baseFields are those of BaseRegister that a client sets.
 var baseFields = []string{"instanceId", "zone", "appName", "dataId", "group", "registId", "eventType", "version", "timestamp", "attributes"}
 
-func (m *register) hessianBase(w *hessianWriter) {
-	w.textOrNull(m.id.InstanceID)
-	w.textOrNull(m.zone)
-	w.textOrNull(m.application)
-	w.text(m.id.DataID)
-	w.text(m.id.Group)
-	w.text(m.registration)
+func (m *Register) hessianBase(w *hessianWriter) {
+	w.textOrNull(m.ID.InstanceID)
+	w.textOrNull(m.Zone)
+	w.textOrNull(m.Application)
+	w.text(m.ID.DataID)
+	w.text(m.ID.Group)
+	w.text(m.Registration)
 	w.text(m.event())
-	w.long(m.version)
-	w.long(m.timestamp)
-	w.pairs(m.attributes)
+	w.long(m.Version)
+	w.long(m.Timestamp)
+	w.pairs(m.Attributes)
 }
 
 // protoBase writes a BaseRegisterPb.
-func (m *register) protoBase() []byte {
-	b := protoText(nil, 1, m.id.InstanceID)
-	b = protoText(b, 2, m.zone)
-	b = protoText(b, 3, m.application)
-	b = protoText(b, 4, m.id.DataID)
-	b = protoText(b, 5, m.id.Group)
-	b = protoText(b, 7, m.registration)
+func (m *Register) protoBase() []byte {
+	b := protoText(nil, 1, m.ID.InstanceID)
+	b = protoText(b, 2, m.Zone)
+	b = protoText(b, 3, m.Application)
+	b = protoText(b, 4, m.ID.DataID)
+	b = protoText(b, 5, m.ID.Group)
+	b = protoText(b, 7, m.Registration)
 	b = protoText(b, 12, m.event())
-	b = protoVarint(b, 13, uint64(m.version))
-	b = protoVarint(b, 14, uint64(m.timestamp))
-	for i := 0; i+1 < len(m.attributes); i += 2 {
-		b = protoBytes(b, 15, protoText(protoText(nil, 1, m.attributes[i]), 2, m.attributes[i+1]))
+	b = protoVarint(b, 13, uint64(m.Version))
+	b = protoVarint(b, 14, uint64(m.Timestamp))
+	for i := 0; i+1 < len(m.Attributes); i += 2 {
+		b = protoBytes(b, 15, protoText(protoText(nil, 1, m.Attributes[i]), 2, m.Attributes[i+1]))
 	}
 	return b
 }
 
-// encodeResult writes the answer to a push.
-func encodeResult(e Encoding, success bool, message string) []byte {
+// EncodeResult writes the answer to a push.
+func EncodeResult(e Encoding, success bool, message string) []byte {
 	if e == Protobuf {
 		var b []byte
 		if success {
@@ -223,50 +242,50 @@ func encodeResult(e Encoding, success bool, message string) []byte {
 		return protoText(b, 2, message)
 	}
 	var w hessianWriter
-	w.object(0, className(e, classResult), "success", "message")
+	w.object(0, ClassName(e, ClassResult), "success", "message")
 	w.bool(success)
 	w.textOrNull(message)
 	return w.b
 }
 
-// response is a RegisterResponse.
-type response struct {
-	success      bool
-	registration string
-	version      int64
-	refused      bool
-	message      string
+// Response is a RegisterResponse.
+type Response struct {
+	Success      bool
+	Registration string
+	Version      int64 // the registration's
+	Refused      bool  // for good
+	Message      string
 }
 
-// decodeResponse reads a RegisterResponse.
-func decodeResponse(e Encoding, b []byte) (m response, err error) {
+// DecodeResponse reads a RegisterResponse.
+func DecodeResponse(e Encoding, b []byte) (m Response, err error) {
 	if e == Protobuf {
 		err = protoFields(b, func(n protowire.Number, v uint64, s []byte) error {
 			switch n {
 			case 1:
-				m.success = v != 0
+				m.Success = v != 0
 			case 2:
-				m.registration = string(s)
+				m.Registration = string(s)
 			case 3:
-				m.version = int64(v)
+				m.Version = int64(v)
 			case 4:
-				m.refused = v != 0
+				m.Refused = v != 0
 			case 5:
-				m.message = string(s)
+				m.Message = string(s)
 			}
 			return nil
 		})
 		return m, err
 	}
-	o, err := hessianObject(b, classResponse)
+	o, err := hessianObject(b, ClassResponse)
 	if err != nil {
 		return m, err
 	}
-	m.success, _ = o.field("success").(bool)
-	m.registration, _ = o.field("registId").(string)
-	m.version, _ = o.field("version").(int64)
-	m.refused, _ = o.field("refused").(bool)
-	m.message, _ = o.field("message").(string)
+	m.Success, _ = o.field("success").(bool)
+	m.Registration, _ = o.field("registId").(string)
+	m.Version, _ = o.field("version").(int64)
+	m.Refused, _ = o.field("refused").(bool)
+	m.Message, _ = o.field("message").(string)
 	return m, nil
 }
 
@@ -290,14 +309,14 @@ var (
 	errProtoSize = fmt.Errorf("it has more than %d fields", maxValues)
 )
 
-// decodePush reads a ReceivedData, or a MultiReceivedData, which is one Push for each segment.
-func decodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
+// DecodePush reads a ReceivedData, or a MultiReceivedData, which is one Push for each segment.
+func DecodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
 	if e == Protobuf {
 		return decodeProtoPush(multi, b)
 	}
-	class := classReceived
+	class := ClassReceived
 	if multi {
-		class = classMulti
+		class = ClassMulti
 	}
 	o, err := hessianObject(b, class)
 	if err != nil {
@@ -338,8 +357,8 @@ func decodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
 	return out, nil
 }
 
-// pushBeginning reads the id out of the beginning of a push, as far as it goes.
-func pushBeginning(e Encoding, b []byte) ID {
+// PushBeginning reads the id out of the beginning of a push, as far as it goes.
+func PushBeginning(e Encoding, b []byte) ID {
 	if e == Protobuf {
 		var p Push
 		_ = protoFields(b, func(n protowire.Number, _ uint64, s []byte) error { // it must end too early
@@ -372,7 +391,7 @@ func pushHead(o *object) (p Push, err error) {
 			if !ok {
 				return p, errShape
 			}
-			p.registrations = append(p.registrations, s)
+			p.Registrations = append(p.Registrations, s)
 		}
 	}
 	return p, nil
@@ -451,7 +470,7 @@ func decodeProtoPush(multi bool, b []byte) ([]Push, error) {
 			case 4:
 				p.Scope = Scope(s)
 			case 5:
-				p.registrations = append(p.registrations, string(s))
+				p.Registrations = append(p.Registrations, string(s))
 			case 7:
 				p.LocalZone = string(s)
 			case 8:
@@ -470,7 +489,7 @@ func decodeProtoPush(multi bool, b []byte) ([]Push, error) {
 		case 5:
 			p.Scope = Scope(s)
 		case 6:
-			p.registrations = append(p.registrations, string(s))
+			p.Registrations = append(p.Registrations, string(s))
 		case 7:
 			return protoZone(zones, s)
 		case 8:
@@ -609,6 +628,3 @@ func protoBytes(b []byte, n protowire.Number, s []byte) []byte {
 func protoVarint(b []byte, n protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v)
 }
-
-// clampMillis makes a duration in ms fit the frame's timeout.
-func clampMillis(ms int64) int32 { return int32(min(max(ms, 1), math.MaxInt32)) }

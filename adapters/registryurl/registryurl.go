@@ -1,6 +1,9 @@
-package zookeeper
+// Package registryurl reads the URLs by which Dubbo and SOFARPC describe providers and consumers in a registry, whichever it is,
+// and says what of them matters: so that one application means the same to every adapter. It imports only the model.
+package registryurl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,11 +13,24 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
 )
 
-// registryURL is the URL that Dubbo and SOFARPC encode into the name of a node, as far as it concerns us. Credentials in
-// it are dropped by the parser.
-type registryURL struct {
+// The names of SOFARPC's services, whichever registry holds them: equal ones are one service.
+const (
+	FrameworkSOFA = "sofa"
+	sofaVersion   = "1.0" // of a service that names none (SOFARPC's default)
+)
+
+// SOFAKey returns the key of a SOFARPC service. The uniqueId, by which services of one interface and version are told apart, becomes
+// its group.
+func SOFAKey(iface, version, uniqueID string) model.Key {
+	return model.Key{Framework: FrameworkSOFA, Interface: iface, Version: cmp.Or(version, sofaVersion), Group: uniqueID}
+}
+
+// URL is what Dubbo and SOFARPC write about themselves, as far as it concerns us. Credentials in it are dropped by the parser.
+type URL struct {
 	Protocol string // lower case
 	Host     string // without brackets; an IP address in its canonical form; "" where there is none
 	Port     uint16 // 0 where there is none
@@ -22,40 +38,39 @@ type registryURL struct {
 	Params   map[string]string
 }
 
-// Bounds on a node's name. ZooKeeper itself refuses packets above 1 MiB (jute.maxbuffer); URLs seen have 0.3 to 2 KiB.
-const (
-	maxName   = 64 << 10
-	maxParams = 512
-)
+// MaxLength is the length in bytes of the longest URL that is read, encoded or not. ZooKeeper itself refuses packets above 1 MiB
+// (jute.maxbuffer); URLs seen have 0.3 to 2 KiB.
+const MaxLength = 64 << 10
+
+const maxParams = 512
 
 var (
-	errLong       = fmt.Errorf("it is longer than %d bytes", maxName)
+	errLong       = fmt.Errorf("it is longer than %d bytes", MaxLength)
 	errParams     = fmt.Errorf("it has more than %d parameters", maxParams)
 	errUTF8       = errors.New("it is not UTF-8")
 	errControl    = errors.New("it has control characters")
 	errNoProtocol = errors.New("it has no protocol")
 	errProtocol   = errors.New("its protocol is not a name")
 	errHost       = errors.New("its host is neither an IP address nor a host name")
-	errWord       = errors.New("it has spaces or characters that cannot be printed, or more than 1 KiB")
 	errPort       = errors.New("its port is not a number from 1 to 65535")
 )
 
-// parseName reads a node's name: URL-encoded as a whole by java.net.URLEncoder. With wantPort the last colon always
+// ParseName reads a node's name: URL-encoded as a whole by java.net.URLEncoder. With wantPort the last colon always
 // divides the port from the host, as it does upstream; without, a host that is an IPv6 address as a whole is taken as one.
-func parseName(name string, wantPort bool) (registryURL, error) {
-	if len(name) > maxName {
-		return registryURL{}, errLong
+func ParseName(name string, wantPort bool) (URL, error) {
+	if len(name) > MaxLength {
+		return URL{}, errLong
 	}
 	text, err := url.QueryUnescape(name)
 	if err != nil {
-		return registryURL{}, fmt.Errorf("its encoding is broken: %w", err)
+		return URL{}, fmt.Errorf("its encoding is broken: %w", err)
 	}
-	return parseURL(text, wantPort)
+	return Parse(text, wantPort)
 }
 
-// parseURL reads a decoded URL as org.apache.dubbo.common.URL.valueOf and SOFARPC's ProviderHelper.toProviderInfo do, more
+// Parse reads a decoded URL as org.apache.dubbo.common.URL.valueOf and SOFARPC's ProviderHelper.toProviderInfo do, more
 // strictly: what they would take for a host or a port although it is none is an error.
-func parseURL(text string, wantPort bool) (u registryURL, err error) {
+func Parse(text string, wantPort bool) (u URL, err error) {
 	if !utf8.ValidString(text) {
 		return u, errUTF8
 	}
@@ -80,7 +95,7 @@ func parseURL(text string, wantPort bool) (u registryURL, err error) {
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
 		rest = rest[at+1:]
 	}
-	u.Host, u.Port, err = parseAddress(rest, wantPort)
+	u.Host, u.Port, err = ParseAddress(rest, wantPort)
 	return u, err
 }
 
@@ -110,8 +125,8 @@ func parseParams(query string) (map[string]string, error) {
 	return params, nil
 }
 
-// parseAddress reads host, host:port, [v6]:port and, as Dubbo writes it, v6:port.
-func parseAddress(s string, wantPort bool) (host string, port uint16, err error) {
+// ParseAddress reads host, host:port, [v6]:port and, as Dubbo writes it, v6:port.
+func ParseAddress(s string, wantPort bool) (host string, port uint16, err error) {
 	if s == "" {
 		return "", 0, nil
 	}
@@ -139,14 +154,14 @@ func parseAddress(s string, wantPort bool) (host string, port uint16, err error)
 	if a, err := netip.ParseAddr(host); err == nil {
 		return a.Unmap().String(), port, nil
 	}
-	if !hostName(host) {
+	if !HostName(host) {
 		return "", 0, errHost
 	}
 	return host, port, nil
 }
 
-// hostName reports whether s can be a host name; underscores are common in container names.
-func hostName(s string) bool {
+// HostName reports whether s can be a host name; underscores are common in container names.
+func HostName(s string) bool {
 	s = strings.TrimSuffix(s, ".")
 	if len(s) == 0 || len(s) > 253 {
 		return false
@@ -161,13 +176,16 @@ func hostName(s string) bool {
 	return true
 }
 
-// word reports whether s can be the name of an interface or an application.
-func word(s string) bool {
+// ErrWord says why something is no Word.
+var ErrWord = errors.New("it has spaces or characters that cannot be printed, or more than 1 KiB")
+
+// Word reports whether s can be the name of an interface or an application.
+func Word(s string) bool {
 	return s != "" && len(s) <= 1024 && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' })
 }
 
 // Outline returns the URL without its parameters, which may hold tokens: for messages.
-func (u registryURL) Outline() string {
+func (u URL) Outline() string {
 	s := u.Protocol + "://" + u.Host
 	if strings.Contains(u.Host, ":") {
 		s = u.Protocol + "://[" + u.Host + "]"
@@ -181,8 +199,8 @@ func (u registryURL) Outline() string {
 	return s
 }
 
-// usable says why an address cannot be called by others, "" if it can.
-func usable(host string) string {
+// Unusable says why an address cannot be called by others, "" if it can.
+func Unusable(host string) string {
 	a, err := netip.ParseAddr(host)
 	switch {
 	case err != nil:
@@ -208,8 +226,8 @@ var boring = map[string]bool{
 	"unloadClusterRelated": true, "version": true, "weight": true, "region": true, "zone": true, "tag": true,
 }
 
-// secretWord reports whether a parameter's value must not be shown: Dubbo's token lets whoever knows it call the provider.
-func secretWord(key string) bool {
+// Secret reports whether a parameter's value must not be shown: Dubbo's token lets whoever knows it call the provider.
+func Secret(key string) bool {
 	k := strings.ToLower(key)
 	for _, word := range []string{"token", "password", "passwd", "secret", "accesskey", "access-key", "credential"} {
 		if strings.Contains(k, word) {
@@ -219,14 +237,16 @@ func secretWord(key string) bool {
 	return false
 }
 
+// MaxValue is the length in bytes of the longest value that is kept as metadata or label.
+const MaxValue = 1024
+
 const (
-	maxMetadata      = 64   // parameters kept of one URL
-	maxMetadataValue = 1024 // bytes of each
-	hidden           = "(hidden)"
+	maxMetadata = 64 // parameters kept of one URL
+	hidden      = "(hidden)"
 )
 
-// metadata returns the parameters that are neither boring, nor labels, nor defaults.
-func metadata(u registryURL, labels map[string]string) map[string]string {
+// Metadata returns the parameters that are neither boring, nor labels, nor defaults.
+func Metadata(u URL, labels map[string]string) map[string]string {
 	keys := make([]string, 0, len(u.Params))
 	for k, v := range u.Params {
 		_, label := labels[strings.TrimPrefix(k, labelPrefix)]
@@ -243,11 +263,11 @@ func metadata(u registryURL, labels map[string]string) map[string]string {
 	out := make(map[string]string, len(keys))
 	for _, k := range keys {
 		v := u.Params[k]
-		if secretWord(k) {
+		if Secret(k) {
 			v = hidden
 		}
-		if len(v) > maxMetadataValue {
-			v = strings.ToValidUTF8(v[:maxMetadataValue], "") + "..."
+		if len(v) > MaxValue {
+			v = strings.ToValidUTF8(v[:MaxValue], "") + "..."
 		}
 		out[k] = v
 	}
@@ -257,12 +277,12 @@ func metadata(u registryURL, labels map[string]string) map[string]string {
 // labelPrefix marks parameters that an application adds to be selected by: label.version=v2 becomes the label version.
 const labelPrefix = "label."
 
-// labelsOf returns what callers may select an endpoint by: the parameters with labelPrefix, those that the settings name,
+// Labels returns what callers may select an endpoint by: the parameters with labelPrefix, those that the settings name,
 // Dubbo's tag (TAG_KEY, "dubbo.tag") as tag and its environment as env.
-func labelsOf(u registryURL, named []string) map[string]string {
+func Labels(u URL, named []string) map[string]string {
 	var out map[string]string
 	set := func(k, v string) {
-		if k == "" || v == "" || len(k) > 128 || len(v) > maxMetadataValue || secretWord(k) {
+		if k == "" || v == "" || len(k) > 128 || len(v) > MaxValue || Secret(k) {
 			return
 		}
 		if out == nil {
@@ -287,9 +307,9 @@ func labelsOf(u registryURL, named []string) map[string]string {
 	return out
 }
 
-// redact returns a node's name without the values of parameters that are secrets and without credentials. The name need not
+// Redact returns a node's name without the values of parameters that are secrets and without credentials. The name need not
 // be well-formed.
-func redact(name string) string {
+func Redact(name string) string {
 	amp, eq := "%26", "%3D"
 	if !strings.Contains(name, amp) && strings.Contains(name, "&") {
 		amp, eq = "&", "="
@@ -313,7 +333,7 @@ func redact(name string) string {
 			}
 			p = head + tail
 		}
-		if key, _, ok := strings.Cut(p, eq); ok && secretWord(key) {
+		if key, _, ok := strings.Cut(p, eq); ok && Secret(key) {
 			p = key + eq + hidden
 		}
 		parts[i] = p
