@@ -91,8 +91,8 @@ type pages struct {
 	list  chan listing       // what is listed, when it has changed
 	subs  chan []subscribers // in batches
 	poke  chan struct{}      // has a token when the next look should be now
-	own   atomic.Int64       // our subscriptions on the session server at ownHost
-	ownAt atomic.Pointer[string]
+	again atomic.Bool        // read every subscriber again
+	own   atomic.Pointer[ownSubscriptions]
 }
 
 // ownSubscriptions is how many of the subscriptions on a session server are ours.

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net"
 	"slices"
@@ -26,25 +25,24 @@ var Kind = adapters.Kind{
 	Example: `servers: [registry-1.example.org:9603, registry-2.example.org:9603]
 scope: global
 `,
-	New: func(decode func(into any) error, o adapters.Options) (adapters.Discoverer, error) {
+	New: func(decode func(into any) error, _ adapters.Options) (adapters.Discoverer, error) {
 		var s Settings
 		if err := decode(&s); err != nil {
 			return nil, err
 		}
-		return New(s, o), nil
+		return New(s), nil
 	},
 }
 
 // Discoverer reads one registry.
 type Discoverer struct {
-	s   Settings
-	log *slog.Logger
+	s Settings
 }
 
 // New makes a Discoverer out of valid settings.
-func New(s Settings, o adapters.Options) *Discoverer {
+func New(s Settings) *Discoverer {
 	s.Servers = slices.Clone(s.Servers)
-	return &Discoverer{s: s.withDefaults(), log: o.Logger()}
+	return &Discoverer{s: s.withDefaults()}
 }
 
 // Run implements adapters.Discoverer.
