@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/adapters/registryurl"
 	"github.com/isthmus-mesh/isthmus/adapters/sofaregistry/session"
+	"github.com/isthmus-mesh/isthmus/adapters/sofaregistry/session/wire"
 )
 
 // Kind is the entry of this adapter in the table of kinds.
@@ -361,6 +362,9 @@ func (w *watch) take(n news) {
 		if d == nil || d.registration == "" {
 			continue
 		}
+		if nothing(segments) && d.listed != nil && d.listed.data && !d.answered {
+			continue // the data server knows better; the session server will, too
+		}
 		w.came(d)
 		d.answered, d.refused, d.silent, d.fault = true, false, false, ""
 		for segment, p := range segments {
@@ -392,6 +396,16 @@ func (w *watch) take(n news) {
 		}
 	}
 	w.p.own.Store(&ownSubscriptions{at, own})
+}
+
+// nothing reports whether pushes say only that the server knows nothing.
+func nothing(segments map[string]session.Push) bool {
+	for _, p := range segments {
+		if p.Version > wire.NoDatum || len(p.Zones) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // begin starts over on a new connection: what was known is kept until it is pushed again or the connection has settled.
@@ -465,7 +479,7 @@ func (w *watch) takeSubscribers(batch []subscribers) {
 		}
 		list := slices.DeleteFunc(b.list, func(s subscriber) bool {
 			_, own := w.registrations[s.registration]
-			return own
+			return own || s.application == w.s.Application // another one of us
 		})
 		have := d.consumers[b.server]
 		if w.unsettled() {

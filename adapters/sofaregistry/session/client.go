@@ -27,9 +27,13 @@ import (
 
 // What is said and heard; see package wire.
 type (
-	ID       = wire.ID
-	Push     = wire.Push
-	Scope    = wire.Scope
+	// ID names data in a registry.
+	ID = wire.ID
+	// Push is what a session says of one ID in one segment.
+	Push = wire.Push
+	// Scope says of which data centres and zones a subscriber hears.
+	Scope = wire.Scope
+	// Encoding is how messages are serialized.
 	Encoding = wire.Encoding
 )
 
