@@ -1,0 +1,119 @@
+package sessiontest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/adapters/sofaregistry/session/wire"
+)
+
+// Application is a connection to a session server, real or fake, over which a test publishes. What it has published ends with it.
+type Application struct {
+	name string
+	conn net.Conn
+	done chan struct{}
+
+	mu      sync.Mutex
+	next    uint32
+	version int64
+	waiting map[uint32]chan wire.Response
+	err     error
+}
+
+// Dial connects an application of that name to a session server, host:port.
+func Dial(address, name string) (*Application, error) {
+	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return nil, fmt.Errorf("sessiontest: %w", err)
+	}
+	a := &Application{name: name, conn: conn, done: make(chan struct{}), waiting: map[uint32]chan wire.Response{}}
+	go a.read()
+	return a, nil
+}
+
+// Close ends the connection, and with it what was published.
+func (a *Application) Close() {
+	a.conn.Close()
+	<-a.done
+}
+
+func (a *Application) read() {
+	defer close(a.done)
+	r := bufio.NewReader(a.conn)
+	for {
+		f, err := wire.ReadFrame(r, 16<<20)
+		if err == nil && f.Type != wire.TypeResponse {
+			err = errors.New("sessiontest: the server pushes to a publisher")
+		}
+		var m wire.Response
+		if err == nil {
+			e, _ := wire.MessageOf(f.Class)
+			if f.Status != wire.StatusSuccess {
+				m.Message = wire.StatusText(f.Status)
+			} else {
+				m, err = wire.DecodeResponse(e, f.Content)
+			}
+		}
+		a.mu.Lock()
+		if err != nil {
+			a.err = err
+			for id, c := range a.waiting {
+				close(c)
+				delete(a.waiting, id)
+			}
+			a.mu.Unlock()
+			return
+		}
+		if c := a.waiting[f.ID]; c != nil {
+			c <- m
+			delete(a.waiting, f.ID)
+		}
+		a.mu.Unlock()
+	}
+}
+
+// Publish publishes data under an id, in place of what this registration, any text, published before. It returns when the server has
+// taken it.
+func (a *Application) Publish(id wire.ID, registration string, data ...string) error {
+	return a.register(&wire.Register{ID: id, Registration: registration, Data: data})
+}
+
+// Withdraw takes back what a registration published.
+func (a *Application) Withdraw(id wire.ID, registration string) error {
+	return a.register(&wire.Register{ID: id, Registration: registration, Remove: true})
+}
+
+func (a *Application) register(m *wire.Register) error {
+	answer := make(chan wire.Response, 1)
+	a.mu.Lock()
+	if a.err != nil {
+		defer a.mu.Unlock()
+		return a.err
+	}
+	a.next++
+	a.version++
+	m.Zone, m.Application, m.Version, m.Timestamp = Zone, a.name, a.version, time.Now().UnixMilli()
+	a.waiting[a.next] = answer
+	b := wire.AppendFrame(nil, wire.Frame{Type: wire.TypeRequest, Command: wire.CommandRequest, ID: a.next, Codec: wire.CodecHessian, Timeout: 5000,
+		Class: wire.ClassName(wire.Hessian, wire.ClassPublisher), Content: wire.EncodePublisher(wire.Hessian, m)})
+	a.mu.Unlock()
+	if _, err := a.conn.Write(b); err != nil {
+		return fmt.Errorf("sessiontest: %w", err)
+	}
+	select {
+	case r, ok := <-answer:
+		if !ok {
+			return fmt.Errorf("sessiontest: the connection is lost: %w", a.err)
+		}
+		if !r.Success || r.Refused {
+			return fmt.Errorf("sessiontest: the server refuses: %s", r.Message)
+		}
+		return nil
+	case <-time.After(10 * time.Second):
+		return errors.New("sessiontest: the server does not answer")
+	}
+}
