@@ -79,9 +79,15 @@ type page struct {
 	err      error
 	check    string // what the cheap check last said
 	ids      map[string]bool
-	count    string // the number of subscriptions as last read
-	swept    bool   // all its subscribers have been read since count changed
+	news     bool   // an id has come since its subscribers were last read
+	count    string // the number of subscriptions; ours are not counted
+	steady   bool   // it is the same as at the look before
+	swept    string // what it was when its subscribers were last read
 }
+
+// due reports whether its subscribers should be read: there is another number of them. While it changes from look to look, which it also
+// does when we ourselves subscribe, it is waited for.
+func (g *page) due() bool { return g.news || g.count != g.swept && g.steady }
 
 // pages reads the registry's pages. Its loop is one goroutine; a sweep of subscribers is a second one with some workers.
 type pages struct {
@@ -207,7 +213,8 @@ func (p *pages) run(ctx context.Context) {
 			case <-sweeping.done:
 				if sweeping.ok {
 					for _, g := range sweeping.pages {
-						g.page.swept = g.page.count == g.count
+						g.page.swept = g.count
+						g.page.news = g.page.news && !maps.Equal(g.page.ids, g.ids)
 					}
 				}
 				lastSweep, pause = time.Now(), max(p.s.ConsumersInterval, 4*time.Since(sweeping.began))
@@ -358,9 +365,9 @@ func (p *pages) refreshSession(ctx context.Context, g *page) (bool, error) {
 		return differs, err
 	}
 	count := p.foreign(g.address, string(body))
-	if count != g.count || differs {
-		g.count, g.swept = count, false
-	}
+	g.steady = count == g.count
+	g.count = count
+	g.news = g.news || differs || !g.heard
 	return differs, nil
 }
 
@@ -490,7 +497,7 @@ type sweptPage struct {
 func newSweep(known map[string]*page, all bool) *sweep {
 	s := &sweep{began: time.Now(), done: make(chan struct{})}
 	for _, address := range slices.Sorted(maps.Keys(known)) {
-		if g := known[address]; !g.data && g.heard && (all || !g.swept) && g.err == nil {
+		if g := known[address]; !g.data && g.heard && (all || g.due()) && g.err == nil {
 			s.pages = append(s.pages, sweptPage{g, g.count, g.ids})
 		}
 	}

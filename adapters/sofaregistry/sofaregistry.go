@@ -37,13 +37,15 @@ scope: global
 
 // Discoverer reads one registry.
 type Discoverer struct {
-	s Settings
+	s           Settings
+	retireAfter time.Duration // of an id that nobody publishes or subscribes to
+	answerIn    time.Duration // subscriptions are not waited for any longer if no answer has come for so long
 }
 
 // New makes a Discoverer out of valid settings.
 func New(s Settings) *Discoverer {
 	s.Servers = slices.Clone(s.Servers)
-	return &Discoverer{s: s.withDefaults()}
+	return &Discoverer{s: s.withDefaults(), retireAfter: time.Minute, answerIn: 10 * time.Second}
 }
 
 // Run implements adapters.Discoverer.
@@ -70,7 +72,7 @@ func (d *Discoverer) Run(ctx context.Context, out chan<- adapters.Update) error 
 		Heartbeat:      d.s.Heartbeat,
 		MaxPush:        d.s.MaxPush,
 	}, f)
-	w := &watch{s: &d.s, f: f, p: p, out: out, data: map[string]*datum{}, dirty: map[string]struct{}{}, registrations: map[string]struct{}{}}
+	w := &watch{Discoverer: d, s: &d.s, f: f, p: p, out: out, data: map[string]*datum{}, dirty: map[string]struct{}{}, registrations: map[string]struct{}{}}
 	var group sync.WaitGroup
 	group.Go(func() { p.run(inner) })
 	group.Go(func() { _ = f.client.Run(inner) }) // it ends only with its context
@@ -183,6 +185,7 @@ type datum struct {
 
 	segments map[string]session.Push // on this connection, by data centre
 	answered bool                    // on this connection
+	doubtful bool                    // it was answered with nothing although a data server knows better
 	silent   bool                    // no answer came in time on this connection
 	refused  bool                    // the subscription was
 	fault    string                  // why it was, or why a push could not be taken
@@ -210,6 +213,7 @@ const sourcePages = "pages"
 
 // watch is one Run. Its loop is the only one to touch it.
 type watch struct {
+	*Discoverer
 	s   *Settings
 	f   *feed
 	p   *pages
@@ -229,7 +233,8 @@ type watch struct {
 	connectedAt time.Time
 	settled     bool // nothing is carried over from before the connection any more
 	synced      bool
-	waiting     int       // subscriptions without an answer on this connection
+	answered    int64     // subscriptions with an answer on this connection, which is what the server counts of us
+	waiting     int       // those without
 	waitedFrom  time.Time // since when there are any
 	progress    time.Time // when the last answer came
 
@@ -243,11 +248,8 @@ type watch struct {
 
 const (
 	repeatError = 30 * time.Second // another reason why there is no connection
-	retireAfter = time.Minute      // of an id that nobody publishes or subscribes to
 	groupBatch  = 2000             // groups of one update
-	// Subscriptions without an answer are not waited for any longer if none has come for answerIn, or answerMost has passed.
-	answerIn   = 10 * time.Second
-	answerMost = 2 * time.Minute
+	answerMost  = 2 * time.Minute  // that subscriptions without an answer are waited for
 )
 
 // loop runs until ctx is done. What can happen: the session has news; the pages list something else; subscribers have been read; the
@@ -296,7 +298,7 @@ func (w *watch) pause() time.Duration {
 
 // patience returns until when subscriptions are waited for.
 func (w *watch) patience() time.Time {
-	late, most := w.progress.Add(answerIn), w.waitedFrom.Add(answerMost)
+	late, most := w.progress.Add(w.answerIn), w.waitedFrom.Add(answerMost)
 	if most.Before(late) {
 		return most
 	}
@@ -326,7 +328,7 @@ func (w *watch) due(now time.Time) {
 		w.waiting = 0
 	}
 	if !now.Before(w.check) {
-		w.check = now.Add(retireAfter / 4)
+		w.check = now.Add(w.retireAfter / 4)
 		w.retire(now)
 	}
 }
@@ -337,7 +339,7 @@ func (w *watch) waits(d *datum) bool {
 }
 
 func (w *watch) await(d *datum) {
-	d.answered, d.refused, d.silent, d.fault = false, false, false, ""
+	d.answered, d.doubtful, d.refused, d.silent, d.fault = false, false, false, false, ""
 	if w.waiting++; w.waiting == 1 {
 		w.waitedFrom = time.Now()
 		w.progress = w.waitedFrom
@@ -349,6 +351,15 @@ func (w *watch) came(d *datum) {
 		w.waiting--
 		w.progress = time.Now()
 	}
+}
+
+// answer notes that a subscription has been pushed to.
+func (w *watch) answer(d *datum) {
+	w.came(d)
+	if !d.answered {
+		w.answered++
+	}
+	d.answered, d.doubtful, d.refused, d.silent, d.fault = true, false, false, false, ""
 }
 
 // take takes the session's news.
@@ -363,10 +374,10 @@ func (w *watch) take(n news) {
 			continue
 		}
 		if nothing(segments) && d.listed != nil && d.listed.data && !d.answered {
-			continue // the data server knows better; the session server will, too
+			d.doubtful = true // the session server will know, too
+			continue
 		}
-		w.came(d)
-		d.answered, d.refused, d.silent, d.fault = true, false, false, ""
+		w.answer(d)
 		for segment, p := range segments {
 			if have, ok := d.segments[segment]; !ok || p.Version >= have.Version {
 				d.segments[segment] = p
@@ -389,13 +400,7 @@ func (w *watch) take(n news) {
 	if w.connected {
 		at, _, _ = net.SplitHostPort(n.connected)
 	}
-	var own int64 // what the server counts of us
-	for _, d := range w.data {
-		if d.answered {
-			own++
-		}
-	}
-	w.p.own.Store(&ownSubscriptions{at, own})
+	w.p.own.Store(&ownSubscriptions{at, w.answered})
 }
 
 // nothing reports whether pushes say only that the server knows nothing.
@@ -410,7 +415,7 @@ func nothing(segments map[string]session.Push) bool {
 
 // begin starts over on a new connection: what was known is kept until it is pushed again or the connection has settled.
 func (w *watch) begin() {
-	w.connectedAt, w.settled, w.waiting, w.wireFault = time.Now(), false, 0, ""
+	w.connectedAt, w.settled, w.waiting, w.answered, w.wireFault = time.Now(), false, 0, 0, ""
 	for source, d := range w.data {
 		d.segments = map[string]session.Push{}
 		d.carry = maps.Clone(d.shown)
@@ -425,7 +430,7 @@ func (w *watch) begin() {
 }
 
 // unsettled reports whether what is missing may only be on its way back.
-func (w *watch) unsettled() bool { return w.epoch > 1 && !(w.connected && w.settled) }
+func (w *watch) unsettled() bool { return !w.connected || w.epoch > 1 && !w.settled }
 
 // takeListing subscribes to what is new.
 func (w *watch) takeListing(l listing) {
@@ -448,6 +453,12 @@ func (w *watch) takeListing(l listing) {
 			}
 		}
 		d.listed = e
+	}
+	for source, d := range w.data {
+		if e := l.ids[source]; d.doubtful && (e == nil || !e.data) {
+			w.answer(d)
+			w.dirty[source] = struct{}{}
+		}
 	}
 	if w.unsettled() {
 		return
@@ -514,7 +525,7 @@ func (w *watch) retire(now time.Time) {
 			d.emptySince = time.Time{}
 		case d.emptySince.IsZero():
 			d.emptySince = now
-		case now.Sub(d.emptySince) >= retireAfter:
+		case now.Sub(d.emptySince) >= w.retireAfter:
 			w.f.client.Unsubscribe(d.id)
 			w.drop(d)
 		}
@@ -523,6 +534,9 @@ func (w *watch) retire(now time.Time) {
 
 // drop forgets an id, as soon as what was said of it is taken back.
 func (w *watch) drop(d *datum) {
+	if d.answered {
+		w.answered--
+	}
 	delete(w.registrations, d.registration)
 	*d = datum{id: d.id, source: d.source, retired: true, said: d.said}
 	w.dirty[d.source] = struct{}{}

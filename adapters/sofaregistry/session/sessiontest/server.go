@@ -274,7 +274,8 @@ func (s *Server) Subscribed() (n int) {
 type client struct {
 	s    *Server
 	conn net.Conn
-	subs map[string]*wire.Register // by registration
+	subs map[string]*wire.Register            // by registration
+	byID map[string]map[string]*wire.Register // the same by id and registration
 	enc  map[string]wire.Encoding
 
 	out  chan []byte
@@ -295,7 +296,7 @@ func (s *Server) accept() {
 		if err != nil {
 			return
 		}
-		c := &client{s: s, conn: conn, subs: map[string]*wire.Register{}, enc: map[string]wire.Encoding{}, out: make(chan []byte, 1<<16)}
+		c := &client{s: s, conn: conn, subs: map[string]*wire.Register{}, byID: map[string]map[string]*wire.Register{}, enc: map[string]wire.Encoding{}, out: make(chan []byte, 1<<16)}
 		s.mu.Lock()
 		if s.refuse {
 			s.mu.Unlock()
@@ -380,11 +381,19 @@ func (c *client) take(f wire.Frame) {
 	case m.Remove:
 		s.stats.Unregisters++
 		delete(c.subs, m.Registration)
+		delete(c.byID[key], m.Registration)
+		if len(c.byID[key]) == 0 {
+			delete(c.byID, key)
+		}
 	case s.denied[key] != "":
 		result.Success, result.Refused, result.Message = false, true, s.denied[key]
 	default:
 		s.stats.Registers++
 		c.subs[m.Registration], c.enc[m.Registration] = &m, e
+		if c.byID[key] == nil {
+			c.byID[key] = map[string]*wire.Register{}
+		}
+		c.byID[key][m.Registration] = &m
 	}
 	answer.Class, answer.Content = wire.ClassName(e, wire.ClassResponse), wire.EncodeResponse(e, result)
 	c.send(wire.AppendFrame(nil, answer))
@@ -400,10 +409,8 @@ func (c *client) take(f wire.Frame) {
 func (s *Server) changed(key string) {
 	s.version += 1 << 16
 	for c := range s.clients {
-		for r, m := range c.subs {
-			if m.ID.String() == key {
-				c.pushAll(m, c.enc[r])
-			}
+		for r, m := range c.byID[key] {
+			c.pushAll(m, c.enc[r])
 		}
 	}
 }
@@ -452,8 +459,8 @@ func (s *Server) ids() []string {
 		set[key] = true
 	}
 	for c := range s.clients {
-		for _, m := range c.subs {
-			set[m.ID.String()] = true
+		for key := range c.byID {
+			set[key] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(set))
@@ -502,11 +509,9 @@ func (s *Server) subscribers(w http.ResponseWriter, key string) {
 		one(by.Address, by.Application, "")
 	}
 	for c := range s.clients {
-		for r, m := range c.subs {
-			if m.ID.String() == key {
-				host, _, _ := net.SplitHostPort(c.conn.RemoteAddr().String())
-				one(host, m.Application, r)
-			}
+		for r, m := range c.byID[key] {
+			host, _, _ := net.SplitHostPort(c.conn.RemoteAddr().String())
+			one(host, m.Application, r)
 		}
 	}
 	if len(list) == 0 {
