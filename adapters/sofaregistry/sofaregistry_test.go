@@ -130,7 +130,7 @@ func TestNoStorm(t *testing.T) {
 		t.Errorf("to begin: %+v", stats)
 	}
 	lists, subs := s.Hits("/digest/getDataInfoIdList"), s.Hits("/digest/sub/data/query")
-	if lists > 3 || subs > n {
+	if lists > 3 || subs > n+n/10 { // a second round, at its pace, may have begun
 		t.Errorf("to begin: ids were listed %d times, subscribers %d times", lists, subs)
 	}
 
