@@ -236,17 +236,16 @@ func weightOf(e *model.Endpoint) int64 {
 
 // locality is where the registry says that the publisher is; what it does not say, the publisher may.
 func locality(segment, zone string, u registryurl.URL) model.Locality {
-	if segment == defaultDataCenter {
-		segment = ""
+	place := func(s, none string) string {
+		if s == none || !registryurl.Word(s) {
+			return ""
+		}
+		return s
 	}
-	if zone == defaultZone {
-		zone = ""
+	return model.Locality{
+		Region: cmp.Or(place(segment, defaultDataCenter), place(u.Params["region"], "")),
+		Zone:   cmp.Or(place(zone, defaultZone), place(u.Params["zone"], defaultZone)),
 	}
-	own := u.Params["zone"]
-	if own == defaultZone {
-		own = ""
-	}
-	return model.Locality{Region: cmp.Or(segment, u.Params["region"]), Zone: cmp.Or(zone, own)}
 }
 
 // quote makes a publisher's data fit for a message, without its parameters, which may hold secrets.

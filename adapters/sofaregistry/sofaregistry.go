@@ -671,12 +671,12 @@ func (w *watch) groups(d *datum) []model.Group {
 	return say
 }
 
-// distinct sorts subscribers and leaves each application at each address once; what has no address is of no use.
+// distinct sorts subscribers and leaves each application at each address once; what has no address that others know is of no use.
 func distinct(list []subscriber) []subscriber {
 	out := make([]subscriber, 0, len(list))
 	for _, s := range list {
 		host, _, err := registryurl.ParseAddress(s.address, false)
-		if err != nil || host == "" {
+		if err != nil || host == "" || registryurl.Unusable(host) != "" {
 			continue
 		}
 		if !registryurl.Word(s.application) {

@@ -306,6 +306,7 @@ var (
 	errShape     = errors.New("a field in it is of the wrong type")
 	errEncoding  = errors.New("it is compressed, which was not asked for")
 	errWireType  = errors.New("a field in it has an unexpected wire type")
+	errRepeats   = errors.New("it repeats more by reference than it says")
 	errProtoSize = fmt.Errorf("it has more than %d fields", maxValues)
 )
 
@@ -326,11 +327,14 @@ func DecodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
 	if err != nil {
 		return nil, err
 	}
+	budget := 4 * len(b) // of what is taken over: references must not make much out of little
 	if !multi {
 		p.Segment, _ = o.field("segment").(string)
 		p.Version, _ = o.field("version").(int64)
-		p.Zones, err = zonesOf(o.field("data"))
-		return []Push{p}, err
+		if p.Zones, err = zonesOf(o.field("data"), &budget); err != nil {
+			return nil, err
+		}
+		return []Push{p}, nil
 	}
 	m, ok := o.field("multiData").(*mapping)
 	if !ok {
@@ -349,7 +353,7 @@ func DecodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
 		one := p
 		one.Segment = segment
 		one.Version, _ = s.field("version").(int64)
-		if one.Zones, err = zonesOf(s.field("unzipData")); err != nil {
+		if one.Zones, err = zonesOf(s.field("unzipData"), &budget); err != nil {
 			return nil, err
 		}
 		out = append(out, one)
@@ -397,8 +401,9 @@ func pushHead(o *object) (p Push, err error) {
 	return p, nil
 }
 
-// zonesOf reads a map of zones to lists of DataBox. A box without data is one that the publisher left empty; it says nothing.
-func zonesOf(v any) (map[string][]string, error) {
+// zonesOf reads a map of zones to lists of DataBox. A box without data is one that the publisher left empty; it says nothing. Each zone
+// and box takes its length and one more from the budget.
+func zonesOf(v any, budget *int) (map[string][]string, error) {
 	if v == nil {
 		return nil, nil
 	}
@@ -406,9 +411,11 @@ func zonesOf(v any) (map[string][]string, error) {
 	if !ok {
 		return nil, errShape
 	}
-	zones := make(map[string][]string, len(m.keys))
-	total := 0
+	zones := make(map[string][]string, min(len(m.keys), 1024))
 	for i, k := range m.keys {
+		if *budget--; *budget < 0 {
+			return nil, errRepeats
+		}
 		zone, ok := k.(string)
 		if !ok {
 			return nil, errShape
@@ -420,11 +427,11 @@ func zonesOf(v any) (map[string][]string, error) {
 		if !ok {
 			continue
 		}
-		if total += len(boxes.items); total > maxValues { // references could repeat one list at will
-			return nil, errValues
-		}
-		texts := make([]string, 0, len(boxes.items))
+		var texts []string
 		for _, b := range boxes.items {
+			if *budget--; *budget < 0 {
+				return nil, errRepeats
+			}
 			if b == nil {
 				continue
 			}
@@ -435,6 +442,7 @@ func zonesOf(v any) (map[string][]string, error) {
 			switch data := box.field("data").(type) {
 			case nil:
 			case string:
+				*budget -= len(data)
 				texts = append(texts, data)
 			default:
 				return nil, errShape

@@ -64,7 +64,8 @@ func (m *Register) readHessian(publisher bool, b []byte) error {
 			m.Attributes = append(m.Attributes, key, value)
 		}
 	}
-	zones, err := zonesOf(&mapping{keys: []any{""}, values: []any{o.field("dataList")}})
+	budget := 4 * len(b)
+	zones, err := zonesOf(&mapping{keys: []any{""}, values: []any{o.field("dataList")}}, &budget)
 	m.Data = zones[""]
 	return err
 }

@@ -354,6 +354,21 @@ func TestBadPush(t *testing.T) {
 			t.Fatalf("cut at %d it is about %v", n, id)
 		}
 	}
+	// A list of a long text, a hundred times by reference.
+	var w hessianWriter
+	w.object(0, ClassName(Hessian, ClassReceived), "dataId", "group", "data")
+	w.text("d")
+	w.text("g")
+	w.b = append(w.b, "M\x01aV"...)
+	w.object(1, ClassName(Hessian, "DataBox"), "data")
+	w.text(strings.Repeat("a", 10000))
+	for range 100 {
+		w.b = append(w.b, 'J', 3)
+	}
+	w.b = append(w.b, "zz"...)
+	if _, err := DecodePush(Hessian, false, w.b); !errors.Is(err, errRepeats) {
+		t.Errorf("repetitions: %v", err)
+	}
 	p := Push{ID: ID{"d", "g", "i"}, Zones: map[string][]string{"z": {strings.Repeat("a", 10000)}}}
 	if id := PushBeginning(Protobuf, EncodePush(Protobuf, &p)[:100]); id != p.ID {
 		t.Errorf("a long Protobuf push is about %v", id)
