@@ -13,8 +13,9 @@ import (
 // 2.0, which differs from the published one, and from Dubbo's, in the codes of lists, maps, objects and references. What is read is
 // a tree of values, bounded in depth and number; references are shared values.
 
-// Values are nil, bool, int64, float64, string (also of binary data), *list, *mapping and *object.
+// Values are nil, bool, int64, float64, string, blob, *list, *mapping and *object.
 type (
+	blob    string // binary data
 	list    struct{ items []any }
 	mapping struct{ keys, values []any }
 	object  struct {
@@ -257,7 +258,7 @@ func (r *hessianReader) text(code byte) (string, error) {
 	}
 }
 
-func (r *hessianReader) binary(code byte) (string, error) {
+func (r *hessianReader) binary(code byte) (blob, error) {
 	var dst []byte
 	for {
 		n := int(code) - 0x20
@@ -275,7 +276,7 @@ func (r *hessianReader) binary(code byte) (string, error) {
 		}
 		dst = append(dst, b...)
 		if code != 'b' {
-			return string(dst), nil
+			return blob(dst), nil
 		}
 		if code, err = r.byte(); err != nil {
 			return "", err

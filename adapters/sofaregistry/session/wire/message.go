@@ -347,7 +347,7 @@ func DecodePush(e Encoding, multi bool, b []byte) ([]Push, error) {
 		if !ok1 || !ok2 {
 			return nil, errShape
 		}
-		if z, _ := s.field("zipData").(string); z != "" {
+		if z, _ := s.field("zipData").(blob); z != "" {
 			return nil, errEncoding
 		}
 		one := p
