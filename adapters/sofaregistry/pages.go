@@ -74,9 +74,9 @@ type page struct {
 	address string
 	data    bool // of a data server
 
-	heard    bool // it has answered
-	failures int
-	err      error
+	heard    bool   // it has answered
+	failures int    // in a row
+	err      error  // the first of them, as the texts of more differ in nothing of interest
 	check    string // what the cheap check last said
 	ids      map[string]bool
 	news     bool   // an id has come since its subscribers were last read
@@ -258,17 +258,18 @@ func (p *pages) refresh(ctx context.Context, known map[string]*page) (changed bo
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			had := g.heard
-			var differs bool
+			read := p.refreshSession
 			if g.data {
-				differs, g.err = p.refreshData(ctx, g)
-			} else {
-				differs, g.err = p.refreshSession(ctx, g)
+				read = p.refreshData
 			}
-			if g.err != nil {
-				g.failures++
+			differs, err := read(ctx, g)
+			if err != nil {
+				if g.failures++; g.err == nil {
+					g.err = err
+				}
 				return
 			}
-			g.heard, g.failures = true, 0
+			g.heard, g.failures, g.err = true, 0, nil
 			if differs || !had {
 				news.Store(true)
 			}

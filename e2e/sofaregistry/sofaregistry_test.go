@@ -202,7 +202,8 @@ func (r *registry) oddIDs(t *testing.T) {
 	publish := func(dataID string) wire.ID {
 		t.Helper()
 		id := wire.ID{DataID: dataID, Group: "SOFA", InstanceID: wire.DefaultInstance}
-		if err := a.Publish(id, "registration of "+dataID, sessiontest.DataOf(p)); err != nil {
+		data := fmt.Sprintf("%s:%d?rpcVer=51302&appName=%s", p.Address, p.Port, p.Application)
+		if err := a.Publish(id, "registration of "+dataID, data); err != nil {
 			t.Fatal(err)
 		}
 		return id
@@ -220,8 +221,7 @@ func (r *registry) oddIDs(t *testing.T) {
 		}{
 			{model.Key{Framework: "sofa", Interface: "demo.Plain", Version: "1.0.0"}, model.ProtocolBolt},
 			{model.Key{Framework: "sofa", Interface: "demo.\u4e2d\u6587$Inner", Version: "1.0", Group: "a:b"}, model.ProtocolBolt},
-			// The data says p=1, which is Bolt, as it does for each of SOFARPC's own protocols that are Bolt's relatives.
-			{model.Key{Framework: "sofa", Interface: "demo.Other", Version: "1.0.0"}, model.ProtocolBolt},
+			{model.Key{Framework: "sofa", Interface: "demo.Other", Version: "1.0.0"}, model.ProtocolH2C},
 		} {
 			if e := v.Services()[want.key].Endpoints; len(e) != 1 || e[0].Protocol != want.protocol {
 				return fmt.Sprintf("%s has %+v", want.key, e)
@@ -367,6 +367,7 @@ func TestSOFARPC(t *testing.T) {
 			plain := r.java("provider-1", mesh.JVM{Name: "provider", Main: "demo.Provider"})
 			weighted := r.java("provider-2", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dweight=37", "-Dlabel.version=v2", "-Dapp.name=hello-two", "-Dport=12300"}})
 			r.java("provider-3", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dunique.id=blue"}})
+			r.java("provider-h2c", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dunique.id=h2c", "-Dprotocol=h2c", "-Dport=12400"}})
 			r.java("consumer", mesh.JVM{Name: "consumer", Main: "demo.Consumer"})
 
 			address := func(name string) string {
@@ -409,6 +410,13 @@ func TestSOFARPC(t *testing.T) {
 			v.Until(has(hello(""), one, two))
 			v.Until(has(hello("blue"), three))
 			v.Until(consumed)
+			v.Until(func() string {
+				e := v.Services()[hello("h2c")].Endpoints
+				if len(e) != 1 || e[0].Protocol != model.ProtocolH2C || e[0].Port != 12400 {
+					return fmt.Sprintf("the provider of another protocol is %+v", e)
+				}
+				return ""
+			})
 
 			// A provider that is stopped goes.
 			if err := plain.Stop(t.Context()); err != nil {

@@ -22,6 +22,7 @@ const DefaultHTTPPort = 9603
 
 // Bounds on the list of servers.
 const (
+	askTimeout    = 10 * time.Second
 	maxServerList = 1 << 20
 	maxServers    = 10_000
 )
@@ -75,6 +76,8 @@ func (d *discovery) servers(ctx context.Context) ([]string, error) {
 
 func (d *discovery) ask(ctx context.Context, endpoint string) ([]string, error) {
 	u := url.URL{Scheme: "http", Host: endpoint, Path: "/api/servers/query", RawQuery: d.query.Encode()}
+	ctx, stop := context.WithTimeout(ctx, askTimeout)
+	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("session: %w", err)
