@@ -331,7 +331,7 @@ func TestHeld(t *testing.T) {
 		s.Subscribe(id, sessiontest.Subscription{Application: "shop", Address: "192.0.2.77"})
 	}
 	s.Silence(silent, true)
-	s.Deny(denied, "go away")
+	s.Deny(denied, "go away", true)
 	d := sessiontest.Discoverer(t, Kind, s, "interval: 20ms\nsettle: 1m\n").(*Discoverer)
 	d.answerIn = 300 * time.Millisecond
 	all := updates(t, d)

@@ -101,7 +101,8 @@ type Handler interface {
 	Disconnected(err error)
 	// Pushed hands over what the registry holds under a subscribed id in one segment. What it holds belongs to the handler.
 	Pushed(p Push)
-	// Refused says that the server does not accept a subscription; it is tried again on the next connection.
+	// Refused says that the server does not accept a subscription. If it says that this is for good, it is tried again on the next
+	// connection; otherwise, as when it is overloaded, after RequestTimeout.
 	Refused(id ID, message string)
 	// Faulty says that the server sent something that cannot be read and was refused. The id is zero if it cannot be told.
 	Faulty(id ID, err error)
@@ -297,6 +298,7 @@ type connection struct {
 	mu      sync.Mutex
 	id      uint32
 	pending map[uint32]pendingRequest
+	again   []pendingRequest // refused, but not for good
 
 	heard atomic.Int64 // when the server last sent anything, ns since 1970
 }
@@ -401,6 +403,12 @@ func (n *connection) watch(ctx context.Context) error {
 					late = append(late, p.sub)
 				}
 			}
+			n.again = slices.DeleteFunc(n.again, func(p pendingRequest) bool {
+				if now.After(p.due) {
+					late = append(late, p.sub)
+				}
+				return now.After(p.due)
+			})
 			if silent > o.Heartbeat+o.RequestTimeout {
 				n.mu.Unlock()
 				return errSilent
@@ -413,7 +421,9 @@ func (n *connection) watch(ctx context.Context) error {
 			if len(late) > 0 {
 				n.c.mu.Lock()
 				for _, s := range late {
-					n.c.enqueue(s)
+					if s.remove || n.c.subs[s.id.String()] == s {
+						n.c.enqueue(s)
+					}
 				}
 				n.c.mu.Unlock()
 			}
@@ -463,7 +473,14 @@ func (n *connection) answered(f wire.Frame) {
 	if p.remove {
 		return
 	}
+	later := func() {
+		p.due = time.Now().Add(n.c.o.RequestTimeout)
+		n.mu.Lock()
+		n.again = append(n.again, p)
+		n.mu.Unlock()
+	}
 	if f.Status != wire.StatusSuccess {
+		later()
 		n.c.h.Refused(p.sub.id, "the server answers: "+wire.StatusText(f.Status))
 		return
 	}
@@ -473,6 +490,9 @@ func (n *connection) answered(f wire.Frame) {
 	case err != nil || f.Whole > len(f.Content):
 		n.c.h.Faulty(p.sub.id, fmt.Errorf("session: the answer to a registration of %d bytes cannot be read: %w", f.Whole, err))
 	case !m.Success || m.Refused:
+		if !m.Refused {
+			later()
+		}
 		n.c.h.Refused(p.sub.id, m.Message)
 	}
 }

@@ -332,10 +332,17 @@ func TestForeignFrames(t *testing.T) {
 func TestRefused(t *testing.T) {
 	s := sessiontest.Start(t)
 	s.Version = 5
-	s.Deny(id(1), "not for you")
+	s.Deny(id(1), "not for you", true)
 	c, r := run(t, Options{Servers: at(s.Bolt())})
 	c.Subscribe(id(1))
 	r.until(t, "refused", func() bool { return r.refused[id(1).DataID] == "not for you" })
+
+	s.Deny(id(3), "too busy", false)
+	c, r = run(t, Options{Servers: at(s.Bolt()), RequestTimeout: 50 * time.Millisecond})
+	c.Subscribe(id(3))
+	r.until(t, "refused", func() bool { return r.refused[id(3).DataID] == "too busy" })
+	s.Deny(id(3), "", false)
+	r.until(t, "taken after all", func() bool { return len(r.pushes[id(3).DataID]) == 1 })
 
 	c, r = run(t, Options{Servers: at(s.Bolt()), Encoding: wire.Protobuf}) // which version 5 does not know
 	c.Subscribe(id(2))

@@ -56,7 +56,7 @@ type Server struct {
 	publications map[string]map[string]Publication // by id and the name that the test gave it
 	others       map[string]map[Subscription]bool
 	silent       map[string]bool
-	denied       map[string]string
+	denied       map[string]denial
 	clients      map[*client]struct{}
 	conns        map[net.Conn]struct{} // of the pages
 	stats        Stats
@@ -77,7 +77,7 @@ type Stats struct {
 // Start starts a Server of version 6 that ends with the test.
 func Start(t testing.TB) *Server {
 	s := &Server{Version: 6, publications: map[string]map[string]Publication{}, others: map[string]map[Subscription]bool{},
-		silent: map[string]bool{}, denied: map[string]string{}, clients: map[*client]struct{}{}, conns: map[net.Conn]struct{}{}, hits: map[string]int{}, version: 8163245804716033}
+		silent: map[string]bool{}, denied: map[string]denial{}, clients: map[*client]struct{}{}, conns: map[net.Conn]struct{}{}, hits: map[string]int{}, version: 8163245804716033}
 	var err error
 	if s.bolt, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -221,11 +221,16 @@ func (s *Server) Silence(id wire.ID, yes bool) {
 	s.silent[id.String()] = yes
 }
 
-// Deny makes subscriptions to an id be refused.
-func (s *Server) Deny(id wire.ID, message string) {
+type denial struct {
+	message string
+	forGood bool
+}
+
+// Deny makes subscriptions to an id be refused, for good or for now; with an empty message no longer.
+func (s *Server) Deny(id wire.ID, message string, forGood bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.denied[id.String()] = message
+	s.denied[id.String()] = denial{message, forGood}
 }
 
 // Send sends bytes to every client.
@@ -385,8 +390,8 @@ func (c *client) take(f wire.Frame) {
 		if len(c.byID[key]) == 0 {
 			delete(c.byID, key)
 		}
-	case s.denied[key] != "":
-		result.Success, result.Refused, result.Message = false, true, s.denied[key]
+	case s.denied[key].message != "":
+		result.Success, result.Refused, result.Message = false, s.denied[key].forGood, s.denied[key].message
 	default:
 		s.stats.Registers++
 		c.subs[m.Registration], c.enc[m.Registration] = &m, e
