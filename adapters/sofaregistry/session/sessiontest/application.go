@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"bufio"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 // Application is a connection to a session server, real or fake, over which a test publishes. What it has published ends with it.
 type Application struct {
 	name string
+	id   string // of this connection: what has ended under a registration is newer to a server than its next life
 	conn net.Conn
 	done chan struct{}
 
@@ -30,7 +32,7 @@ func Dial(address, name string) (*Application, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sessiontest: %w", err)
 	}
-	a := &Application{name: name, conn: conn, done: make(chan struct{}), waiting: map[uint32]chan wire.Response{}}
+	a := &Application{name: name, id: rand.Text(), conn: conn, done: make(chan struct{}), waiting: map[uint32]chan wire.Response{}}
 	go a.read()
 	return a, nil
 }
@@ -96,6 +98,7 @@ func (a *Application) register(m *wire.Register) error {
 	}
 	a.next++
 	a.version++
+	m.Registration = a.id + " " + m.Registration
 	m.Zone, m.Application, m.Version, m.Timestamp = Zone, a.name, a.version, time.Now().UnixMilli()
 	a.waiting[a.next] = answer
 	b := wire.AppendFrame(nil, wire.Frame{Type: wire.TypeRequest, Command: wire.CommandRequest, ID: a.next, Codec: wire.CodecHessian, Timeout: 5000,
