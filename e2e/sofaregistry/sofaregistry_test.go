@@ -370,7 +370,7 @@ func TestSOFARPC(t *testing.T) {
 			plain := r.java("provider-1", mesh.JVM{Name: "provider", Main: "demo.Provider"})
 			weighted := r.java("provider-2", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dweight=37", "-Dlabel.version=v2", "-Dapp.name=hello-two", "-Dport=12300"}})
 			r.java("provider-3", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dunique.id=blue"}})
-			r.java("provider-h2c", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dunique.id=h2c", "-Dprotocol=h2c", "-Dport=12400"}})
+			r.java("provider-h2c", mesh.JVM{Name: "provider", Main: "demo.Provider", Options: []string{"-Dunique.id=h2c", "-Dservers=h2c:12400"}})
 			r.java("consumer", mesh.JVM{Name: "consumer", Main: "demo.Consumer"})
 
 			address := func(name string) string {
