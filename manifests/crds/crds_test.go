@@ -370,7 +370,8 @@ func TestDefinitionsAgreeWithTheDecoder(t *testing.T) {
 		"FaultRule {}": good, "FaultRule {ratio: 0.25}": good, "FaultRule {ratio: 25%}": good, "FaultRule {ratio: 100%}": good, "FaultRule {ratio: 1}": good, "FaultRule {ratio: 0}": bad,
 		"FaultRule {ratio: 2}": bad, `FaultRule {ratio: "0.25"}`: bad, "FaultRule {ratio: 0.0000001}": decoder, "FaultRule {ratio: 0.1234567}": decoder, "FaultRule {ratio: true}": decoder,
 		"FaultRule {ratio: [1]}": bad, "FaultRule {ratio: {}}": bad, "FaultRule {ratio: 1e1%}": bad, "FaultRule {abort: {code: denied, message: never}}": good, "FaultRule {abort: {message: no}}": bad, throttle(", enabled: no"): good, "FaultRule {abort: {code: broken}}": bad,
-		"FaultRule {abort: {message: " + strings.Repeat("x", 513) + "}}": bad, "FaultRule {delay: 5s}": bad, "FaultRule {ratio: -0.5}": bad, "FaultRule {ratio: .5%}": good,
+		"FaultRule {abort: {message: " + strings.Repeat("x", 513) + "}}": bad, "FaultRule {delay: 5s}": bad, "FaultRule {delay: {fixedDelay: 5s}}": good, "FaultRule {delay: {}}": bad, "FaultRule {delay: {fixedDelay: 2m}}": bad,
+		"FaultRule {delay: {fixedDelay: 5s}, abort: {code: denied}}": bad, "FaultRule {delay: {fixedDelay: 5s}, abort: {}}": good, "FaultRule {delay: {fixedDelay: 5s}, ratio: 1%}": good, "FaultRule {ratio: -0.5}": bad, "FaultRule {ratio: .5%}": good,
 
 		"DegradeRule {}": good, "DegradeRule {when: rejected}": good, "DegradeRule {when: never}": bad, "DegradeRule {reply: {}}": good, "DegradeRule {reply: {json: 1}}": good,
 		"DegradeRule {reply: {json: {a: [1, x, true, 1.5]}}}": good, "DegradeRule {reply: {json: text, types: {'': java.lang.String}}}": good,

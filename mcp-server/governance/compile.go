@@ -54,9 +54,15 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 	out.Plugin = o.Plugin
 	p := &out.Plugin
 	p.Access, p.FaultInjection, p.Degrade, p.CircuitBreaker, p.Throttle = nil, nil, nil, nil, nil
+	room := room{keys: map[string]bool{}}
 	for i := range rules {
 		r := &rules[i]
 		if !r.Enabled() {
+			continue
+		}
+		if why := room.take(r); why != "" {
+			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityError, Place: place(r.File, r.Line), Code: "TooManyRules",
+				Message: fmt.Sprintf("%s is not in force: %s", r.ID, why)})
 			continue
 		}
 		if p.Rules() == plugin.MaxRules {
@@ -81,6 +87,52 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 		panic("governance: " + err.Error())
 	}
 	return out
+}
+
+// The bounds of a configuration, besides that of its rules; they are the filter's.
+const (
+	maxKeys        = 64       // attachments and labels that rules ask for
+	maxConfigBytes = 15 << 20 // of all rules, of 16 MiB in all
+)
+
+// room is what is left of what one configuration may hold.
+type room struct {
+	keys  map[string]bool
+	bytes int
+}
+
+// take makes room for a rule, and tells why there is none.
+func (m *room) take(r *Rule) string {
+	var one plugin.Plugin
+	r.Spec.addTo(&one, r.Namespace+"/"+r.Name)
+	b, err := json.Marshal(&one)
+	if err != nil {
+		return err.Error()
+	}
+	if m.bytes+len(b) > maxConfigBytes {
+		return fmt.Sprintf("the rules before it take up the %d MiB that a sidecar's configuration may have", maxConfigBytes>>20)
+	}
+	var fresh []string
+	want := func(s plugin.Subject, key Text) {
+		name := string(s) + " " + string(key)
+		if (s == plugin.SubjectAttachment || s == plugin.SubjectLabel) && !m.keys[name] && !slices.Contains(fresh, name) {
+			fresh = append(fresh, name)
+		}
+	}
+	for _, c := range r.Spec.head().Match {
+		want(c.Subject, c.Key)
+	}
+	if t, ok := r.Spec.(*ThrottleSpec); ok && t.HotValues != nil {
+		want(t.HotValues.Subject, t.HotValues.Key)
+	}
+	if len(m.keys)+len(fresh) > maxKeys {
+		return fmt.Sprintf("the rules before it ask for the %d attachments and labels that a sidecar looks for", maxKeys)
+	}
+	m.bytes += len(b)
+	for _, name := range fresh {
+		m.keys[name] = true
+	}
+	return ""
 }
 
 // render sets the generation and returns the configuration as it goes to the filter.

@@ -116,6 +116,9 @@ func does(r *Rule) string {
 			part = fmt.Sprintf("%g %%", float64(x.Ratio)/(million/100))
 		}
 		s = fmt.Sprintf("makes %s of the calls fail as %s", part, cmp.Or(x.Abort.Code, plugin.CodeAborted))
+		if x.Delay != nil {
+			s = fmt.Sprintf("holds %s of the calls back for %s", part, x.Delay.FixedDelay)
+		}
 	case *DegradeSpec:
 		s = "answers the calls in the provider's place"
 		if x.When == plugin.WhenRejected {
@@ -271,7 +274,7 @@ func shadow(o, r *Rule) string {
 		if _, ok := r.Spec.(*FaultSpec); ok && before(o, r) {
 			return "of several faults only the first one is tried"
 		}
-		if earlier && (x.Ratio == 0 || x.Ratio == million) {
+		if earlier && x.Delay == nil && (x.Ratio == 0 || x.Ratio == million) {
 			return "all its calls are made to fail before"
 		}
 	case *DegradeSpec:

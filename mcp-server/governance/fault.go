@@ -1,17 +1,20 @@
 package governance
 
 import (
+	"time"
+
 	"github.com/isthmus-mesh/isthmus/adapters"
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
-// FaultSpec makes calls fail on purpose. Of several that match a call the first one by priority is tried, and only that. There is no delay: a network
-// filter cannot hold one call of a connection back without holding all that follow.
+// FaultSpec makes calls fail, or take longer, on purpose. Of several that match a call the first one by priority is tried, and only that.
 type FaultSpec struct {
 	Head `yaml:",inline"`
 	// How the calls fail.
 	Abort Abort `yaml:"abort" json:"abort,omitzero"`
-	// How many of the calls fail, chosen at random: 0.25 or "25%". Default all.
+	// Holds the calls back instead; the others of their connection go on.
+	Delay *Delay `yaml:"delay" json:"delay,omitempty"`
+	// How many of the calls it hits, chosen at random: 0.25 or "25%". Default all.
 	Ratio Ratio `yaml:"ratio" json:"ratio,omitempty"`
 }
 
@@ -24,14 +27,32 @@ type Abort struct {
 	Message Text `yaml:"message" json:"message,omitempty" schema:"max=512"`
 }
 
+// Delay is how long a call is held back.
+type Delay struct {
+	// The time by which each call is later. 1ms to 1m.
+	FixedDelay Duration `yaml:"fixedDelay" json:"fixedDelay,omitzero" schema:"required"`
+}
+
+// maxDelay is the filter's bound.
+const maxDelay = time.Minute
+
 // Validate implements adapters.Validator.
 func (s *FaultSpec) Validate() adapters.Faults {
-	return check(s, nil, map[string]string{"perMillion": "ratio"})
+	var f adapters.Faults
+	if s.Delay != nil {
+		if s.Delay.FixedDelay == 0 {
+			f.Add("delay.fixedDelay", "is missing")
+		}
+		s.Delay.FixedDelay.check(&f, "delay.fixedDelay", minInterval, maxDelay)
+	}
+	return check(s, f, map[string]string{"perMillion": "ratio", "delayMillis": "delay.fixedDelay"})
 }
 
 // addTo implements Spec.
 func (s *FaultSpec) addTo(p *plugin.Plugin, name string) {
-	p.FaultInjection = append(p.FaultInjection, plugin.FaultInjection{
-		Rule: s.rule(name), Abort: plugin.Abort{Code: s.Abort.Code, Message: string(s.Abort.Message)}, PerMillion: uint32(s.Ratio),
-	})
+	f := plugin.FaultInjection{Rule: s.rule(name), Abort: plugin.Abort{Code: s.Abort.Code, Message: string(s.Abort.Message)}, PerMillion: uint32(s.Ratio)}
+	if s.Delay != nil {
+		f.DelayMillis = s.Delay.FixedDelay.millis()
+	}
+	p.FaultInjection = append(p.FaultInjection, f)
 }

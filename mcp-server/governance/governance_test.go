@@ -275,6 +275,45 @@ func TestTooManyRules(t *testing.T) {
 	}
 }
 
+// The filter looks for so many attachments and no more: it would refuse the whole configuration. A rule that comes after those asks in vain, others do not.
+func TestTooManyKeys(t *testing.T) {
+	ask := func(name, key string) string {
+		return strings.Replace(rule(name, 1), "spec: {", "spec: {match: [{subject: attachment, key: "+key+", operator: exists}], ", 1) + "---\n"
+	}
+	var text strings.Builder
+	for i := range maxKeys + 2 {
+		text.WriteString(ask(fmt.Sprintf("r%03d", i), fmt.Sprint("k", i)))
+	}
+	text.WriteString(ask("s", "k0") + strings.Replace(rule("t", 1), "spec: {", "spec: {hotValues: {subject: label, key: x}, ", 1) + "---\n" + rule("u", 1))
+	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, []uint16{20880}, options)
+	if n := len(c.Plugin.Throttle); n != maxKeys+2 || len(c.Problems) != 3 || c.Problems[0].Code != "TooManyRules" || !strings.Contains(c.Problems[2].Message, "default/t is not in force: the rules before it ask for the 64 attachments and labels") {
+		t.Errorf("%d rules, %v", n, lines(c.Problems))
+	}
+	// The bound is the filter's.
+	var p plugin.Plugin
+	for i := range maxKeys + 1 {
+		p.Access = append(p.Access, plugin.Access{Rule: plugin.Rule{Name: fmt.Sprint(i), Match: []plugin.Condition{{Subject: plugin.SubjectLabel, Key: fmt.Sprint(i), Operator: plugin.OperatorExists}}}, Action: plugin.AccessDeny})
+		if faults := p.Validate(); (len(faults) > 0) != (i == maxKeys) {
+			t.Errorf("%d keys: %v", i+1, faults)
+		}
+	}
+}
+
+// The filter refuses a configuration that is too long: rules beyond that are left out.
+func TestTooManyBytes(t *testing.T) {
+	var text strings.Builder
+	for i := range 70 {
+		fmt.Fprintf(&text, "apiVersion: governance.isthmus.io/v1alpha1\nkind: DegradeRule\nmetadata: {name: r%02d}\nspec: {reply: {json: %q}}\n---\n", i, strings.Repeat("x", 65000))
+	}
+	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, []uint16{20880}, options)
+	if n := len(c.Plugin.Degrade); n < 50 || n == 70 || len(c.Problems) != 70-n || !strings.Contains(c.Problems[0].Message, "15 MiB") {
+		t.Errorf("%d rules, %v", n, lines(c.Problems))
+	}
+	for entry := range c.Set.All() {
+		checkDecodes(t, entry)
+	}
+}
+
 // What is shown can be read again and is the same rule.
 func TestRulesAreShownAsWritten(t *testing.T) {
 	text, err := os.ReadFile("testdata/everything/in.yaml")

@@ -30,6 +30,7 @@ var (
 	fieldChecks = map[string][]check{
 		"ThrottleSpec.Interval":           between("1ms", "24h"),
 		"WarmUp.Period":                   between("1ms", "1h"),
+		"Delay.FixedDelay":                between("1ms", "1m"),
 		"CircuitBreakerSpec.StatInterval": between("100ms", "10m"),
 		"CircuitBreakerSpec.MaxAllowedRt": between("1ms", "1h"),
 		"CircuitBreakerSpec.RetryTimeout": between("100ms", "1h"),
@@ -50,6 +51,9 @@ var (
 		},
 		"CircuitBreakerRule": {
 			{"(self.strategy == 'slowCallRatio') == has(self.maxAllowedRt)", "slowCallRatio needs maxAllowedRt, the other strategies do not have it"},
+		},
+		"FaultRule": {
+			{"!has(self.delay) || !has(self.abort) || !has(self.abort.code) && (!has(self.abort.message) || self.abort.message == '')", "delay does not go with abort"},
 		},
 		"ThrottleRule": {
 			{"!has(self.burstCoefficient) || !has(self.burst) || self.burst == 0", "give burst or burstCoefficient, not both"},

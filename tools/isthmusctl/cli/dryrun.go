@@ -142,7 +142,7 @@ type dryRule struct {
 type dryResult struct {
 	AtMillis float64  `json:"atMillis"`
 	Call     string   `json:"call"`   // service/method
-	Result   string   `json:"result"` // passed, rejected, answered (by a degrade rule), dropped (one-way)
+	Result   string   `json:"result"` // passed, delayed, rejected, answered (by a degrade rule), dropped (one-way)
 	Reason   string   `json:"reason,omitempty"`
 	Rules    []string `json:"rules,omitempty"` // what each rule did that matched: "reject ThrottleRule default/greet"
 }
@@ -255,6 +255,7 @@ type dryEvent struct {
 	call *dryCall
 	conn *filter.Conn // of an end
 	side *drySidecar
+	free bool // nothing but that delayed calls go on
 }
 
 // dryQueue orders events by time; those of one time as they came.
@@ -319,9 +320,19 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 			seq++
 		}
 	}
+	delays := map[string]policy.Nanos{}
+	for i := range compiled.Plugin.FaultInjection {
+		if f := &compiled.Plugin.FaultInjection[i]; f.DelayMillis > 0 {
+			delays[governance.FilterKind("FaultRule")+" "+f.Name] = policy.Nanos(f.DelayMillis) * policy.Nanos(time.Millisecond)
+		}
+	}
 	sidecars := map[string]*drySidecar{}
 	for len(queue) > 0 {
 		e := heap.Pop(&queue).(dryEvent)
+		if e.free {
+			e.side.release(e.at)
+			continue
+		}
 		if e.conn != nil {
 			e.side.end(&e)
 			continue
@@ -329,12 +340,12 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 		app := string(e.call.Application)
 		side := sidecars[app]
 		if side == nil {
-			if side, err = newDrySidecar(app, conf); err != nil {
+			if side, err = newDrySidecar(app, conf, delays); err != nil {
 				return nil, err
 			}
 			sidecars[app] = side
 		}
-		result, conn := side.begin(&e)
+		result, conn, delay := side.begin(&e)
 		result.AtMillis = float64(e.at-dryStart) / float64(time.Millisecond)
 		for _, did := range side.did {
 			r := index[did.rule]
@@ -352,8 +363,12 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 			result.Rules = append(result.Rules, strings.ReplaceAll(did.action, "_", " ")+" "+r.Kind+" "+r.Name)
 		}
 		out.Calls = append(out.Calls, result)
+		if delay > 0 {
+			heap.Push(&queue, dryEvent{at: e.at + delay, seq: seq, side: side, free: true})
+			seq++
+		}
 		if conn != nil {
-			heap.Push(&queue, dryEvent{at: e.at + policy.Nanos(e.call.Duration), seq: seq, call: e.call, conn: conn, side: side})
+			heap.Push(&queue, dryEvent{at: e.at + delay + policy.Nanos(e.call.Duration), seq: seq, call: e.call, conn: conn, side: side})
 			seq++
 		}
 	}
@@ -368,7 +383,8 @@ type drySidecar struct {
 	peer   *dryCall // who opened the connection at hand
 	names  []string // of the metrics
 	known  map[string]filter.Metric
-	did    []dryAction // since the last call began
+	did    []dryAction             // since the last call began
+	delays map[string]policy.Nanos // of the rules that hold calls back
 }
 
 // dryAction is what a rule did.
@@ -384,8 +400,8 @@ var dryProtocols = []filter.Protocol{
 	{Codec: bolt.Codec{}, Labels: bolt.PrefixRequestBaggage, Traces: []string{bolt.KeyTrace, bolt.KeyBaggage}},
 }
 
-func newDrySidecar(app string, conf []byte) (*drySidecar, error) {
-	s := &drySidecar{known: map[string]filter.Metric{}, clock: dryStart}
+func newDrySidecar(app string, conf []byte, delays map[string]policy.Nanos) (*drySidecar, error) {
+	s := &drySidecar{known: map[string]filter.Metric{}, clock: dryStart, delays: delays}
 	s.vm = filter.New(s, dryProtocols)
 	p, faults := s.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, app, conf)
 	if len(faults) > 0 {
@@ -464,8 +480,9 @@ func (d *dryBuffer) Prepend(b []byte) { d.b = append(slices.Clone(b), d.b...) }
 // Replace implements filter.Buffer.
 func (d *dryBuffer) Replace(b []byte) { d.b = slices.Clone(b) }
 
-// begin makes a call, on a connection of its own, and returns what became of it; the connection is nil where it has ended already.
-func (s *drySidecar) begin(e *dryEvent) (dryResult, *filter.Conn) {
+// begin makes a call, on a connection of its own, and returns what became of it; the connection is nil where it has ended already. delay is how long
+// the call is held back.
+func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay policy.Nanos) {
 	c := e.call
 	result := dryResult{Call: string(c.Service) + "/" + string(c.Method), Result: "passed"}
 	dir := policy.DirectionClient
@@ -479,9 +496,13 @@ func (s *drySidecar) begin(e *dryEvent) (dryResult, *filter.Conn) {
 	w := dryWires[cmp.Or(c.Protocol, "dubbo")]
 	request := w.request(c)
 	sent := s.data(conn, filter.Downstream, request)
+	s.plugin.Flush()
 	if slices.Equal(sent, request) {
-		s.plugin.Flush()
-		return result, conn
+		return result, conn, 0
+	}
+	if delay = s.delayed(); delay > 0 {
+		result.Result, result.Reason = "delayed", time.Duration(delay).String()
+		return result, conn, delay
 	}
 	// It was rejected: what goes on is a heartbeat, or nothing; the heartbeat's answer becomes the rejection.
 	result.Result = "dropped"
@@ -490,8 +511,28 @@ func (s *drySidecar) begin(e *dryEvent) (dryResult, *filter.Conn) {
 		result.Result, result.Reason = rejection(w.codec, answer)
 	}
 	conn.End()
-	s.plugin.Flush()
-	return result, nil
+	return result, nil, 0
+}
+
+// delayed returns how long the last call is held back: a rule says so, and none rejects it.
+func (s *drySidecar) delayed() (delay policy.Nanos) {
+	for _, did := range s.did {
+		if did.action != actionReject {
+			continue
+		}
+		d, ok := s.delays[did.rule]
+		if !ok {
+			return 0
+		}
+		delay = d
+	}
+	return delay
+}
+
+// release lets the calls go on whose time has come.
+func (s *drySidecar) release(now policy.Nanos) {
+	s.clock = now
+	s.vm.Release(func(*filter.Conn) bool { return true }, func(*filter.Conn, []byte) {})
 }
 
 // rejection reads what a caller gets instead of what it has asked for.
