@@ -28,6 +28,9 @@ import (
 // maxDryCalls bounds the calls of one dry run.
 const maxDryCalls = 1_000_000
 
+// maxDrySpan bounds what a dry run describes in time.
+const maxDrySpan = 10_000 * time.Hour
+
 // maxDryAttachments bounds attachments and labels of one call: they fit into a header section of Bolt.
 const maxDryAttachments = 32 << 10
 
@@ -79,13 +82,18 @@ func (d *dryCalls) Validate() adapters.Faults {
 		one("direction", c.Direction, "client", "server")
 		one("protocol", c.Protocol, "dubbo", "bolt")
 		one("outcome", c.Outcome, outcomes...)
-		for field, v := range map[string]time.Duration{"every": c.Every, "duration": c.Duration} {
-			if v < 0 {
-				f.Add(at+"."+field, "must be 0 or more")
+		span := func(field string, v time.Duration) {
+			if v < 0 || v > maxDrySpan {
+				f.Add(at+"."+field, "must be from 0 to %s", maxDrySpan)
 			}
 		}
-		if c.At != nil && *c.At < 0 {
-			f.Add(at+".at", "must be 0 or more")
+		span("every", c.Every)
+		span("duration", c.Duration)
+		if c.At != nil {
+			span("at", *c.At)
+		}
+		if c.Every > 0 && time.Duration(c.times()) > maxDrySpan/c.Every {
+			f.Add(at+".times", "these calls go on for longer than %s", maxDrySpan)
 		}
 		if c.Service == "" || c.Method == "" {
 			f.Add(at, "needs service and method")

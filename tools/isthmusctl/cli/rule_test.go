@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/adapters"
 	"github.com/isthmus-mesh/isthmus/mcp-server/app"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
@@ -218,6 +219,7 @@ func TestRuleDryRun(t *testing.T) {
 		"nothing called": {"calls: [{service: a}]\n", ExitUsage, "needs service and method"},
 		"odd words":      {"calls: [{service: a, method: m, direction: up, protocol: grpc, outcome: good, callerIP: x, every: -1s}]\n", ExitUsage, "must be one of client, server"},
 		"too many":       {"calls: [{service: a, method: m, times: 4000000000}]\n", ExitUsage, "more than 1000000 calls"},
+		"too long":       {"calls: [{service: a, method: m, times: 2000, every: 1000h}]\n", ExitUsage, "go on for longer than 10000h0m0s"},
 		"large":          {"calls: [{service: a, method: m, attachments: {x: " + strings.Repeat("y", 40000) + "}}]\n", ExitUsage, "attachments and labels"},
 		"no YAML":        {"calls: [\n", ExitUsage, "line 1"},
 	} {
@@ -249,4 +251,47 @@ func TestDryRunAtRate(t *testing.T) {
 		t.Errorf("%+v of %d in 20 s at 100/s", out.Rules[0], times)
 	}
 	t.Logf("%d calls in %s", times, time.Since(began))
+}
+
+// Whatever calls are described, each of them comes to one end.
+func FuzzDryRun(f *testing.F) {
+	text, err := os.ReadFile("testdata/dryrun/calls.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(text))
+	f.Add("calls: [{service: a, method: m, oneWay: true, outcome: closed, protocol: bolt, duration: 1ns}]")
+	f.Add("calls: [{at: 1h, times: 3, every: 1us, direction: server, application: orders, service: demo.Greet, method: m, version: v, group: g, callerIP: '::1', callerIdentity: 'spiffe://x', labels: {a: b}}]")
+	text, err = os.ReadFile("testdata/dryrun/rules.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	rules, err := governance.Parse(text)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		settings, err := adapters.ParseSettings([]byte(text))
+		if err != nil {
+			return
+		}
+		var calls dryCalls
+		if settings.Decode(&calls) != nil {
+			return
+		}
+		total := 0
+		for i := range calls.Calls {
+			total += int(calls.Calls[i].times())
+		}
+		if total > 300 {
+			return
+		}
+		out, err := dry(rules, calls.Calls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(out.Calls) != total {
+			t.Errorf("%d calls, %d results", total, len(out.Calls))
+		}
+	})
 }
