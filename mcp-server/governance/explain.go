@@ -40,7 +40,7 @@ const (
 // kindOrder is the order in which the kinds decide on a call, as the filter has it.
 var kindOrder = []string{"AccessRule", "FaultRule", "DegradeRule", "CircuitBreakerRule", "ThrottleRule"}
 
-// maxRelations bounds the relations of one rule.
+// maxRelations bounds the relations of one rule; those that matter most come first.
 const maxRelations = 100
 
 // Explain says what a rule does, beside all others.
@@ -63,14 +63,12 @@ func Explain(r *Rule, all []Rule) Explanation {
 			continue
 		}
 		e.Relations = append(e.Relations, Relation{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Effect: effect, Message: message})
-		if len(e.Relations) == maxRelations {
-			break
-		}
 	}
 	slices.SortStableFunc(e.Relations, func(a, b Relation) int {
 		order := []RelationKind{RelationShadowedBy, RelationShadows, RelationSharesWith}
 		return cmp.Compare(slices.Index(order, a.Effect), slices.Index(order, b.Effect))
 	})
+	e.Relations = e.Relations[:min(len(e.Relations), maxRelations)]
 	return e
 }
 

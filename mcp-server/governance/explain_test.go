@@ -64,6 +64,23 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// Among many rules that share calls the one that shadows is not lost.
+func TestExplainBesideMany(t *testing.T) {
+	var text strings.Builder
+	for i := range 2 * maxRelations {
+		text.WriteString(rule(fmt.Sprintf("r%03d", i), 10) + "---\n")
+	}
+	text.WriteString(rule("z", 1))
+	rules, err := Parse([]byte(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := Explain(&rules[0], rules)
+	if len(e.Relations) != maxRelations || e.Relations[0].Name != "z" || e.Relations[0].Effect != RelationShadowedBy {
+		t.Errorf("%d relations, the first %+v", len(e.Relations), e.Relations[0])
+	}
+}
+
 // covers and disjoint are never wrong: they are held to what the matches do with many strings.
 func TestMatchesAgainstEachOther(t *testing.T) {
 	words := []string{"", "a", "ab", "abc", "b", "ba", "*"}
