@@ -61,7 +61,7 @@ func startControl(ctx context.Context, t *story) error {
 	}
 	t.ok("ZooKeeper serves, %s", since(begin))
 	begin = time.Now()
-	if err := t.configure(providerMachines[0], providerMachines[1], consumerMachine); err != nil {
+	if err := t.configure([]mesh.Registry{zooKeeper}, providerMachines[0], providerMachines[1], consumerMachine); err != nil {
 		return err
 	}
 	if err := t.mesh.StartServer(ctx); err != nil {
@@ -76,12 +76,12 @@ func startControl(ctx context.Context, t *story) error {
 	return nil
 }
 
-// configure tells mcp-server of its registry and of the machines whose sidecars' metrics it reads, also while it runs.
-func (t *story) configure(scrape ...string) error {
-	return t.mesh.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Scrape:     scrape,
-	})
+// zooKeeper is the first of mcp-server's registries.
+var zooKeeper = mesh.Registry{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}
+
+// configure tells mcp-server of its registries and of the machines whose sidecars' metrics it reads, also while it runs.
+func (t *story) configure(registries []mesh.Registry, scrape ...string) error {
+	return t.mesh.ConfigureServer(mesh.ServerOptions{Registries: registries, Scrape: scrape})
 }
 
 func since(t time.Time) string { return fmt.Sprintf("%.2f s", time.Since(t).Seconds()) }
@@ -245,7 +245,7 @@ func showServices(ctx context.Context, t *story) error {
 		}
 	}
 	t.ok("istiod has given each of the %d sidecars both endpoints of %s", len(t.sidecars), t.greetHost)
-	return nil
+	return t.beginSOFARegistry() // it takes its time, and is needed later
 }
 
 // checkServices holds mcp-server's services to what runs: both with so many providers, and one consumer.

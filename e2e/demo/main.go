@@ -1,5 +1,5 @@
-// Command demo tells the story of Isthmus on one computer: a mesh of virtual machines with ZooKeeper, Dubbo and SOFA
-// applications, stock Envoys and stock istiod, and mcp-server between them. See e2e/README.md.
+// Command demo tells the story of Isthmus on one computer: a mesh of virtual machines with ZooKeeper and SOFARegistry, Dubbo
+// and SOFA applications, stock Envoys and stock istiod, and mcp-server between them. See e2e/README.md.
 //
 // Usage: go run ./e2e/demo [--once] [--rootless] [--keep-logs]
 //
@@ -29,7 +29,7 @@ const (
 )
 
 // peers are what the story needs.
-var peers = []peer.Peer{peer.Envoy, peer.Istiod, peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC, peer.MCPServer, peer.Isthmusctl, peer.Filter}
+var peers = []peer.Peer{peer.Envoy, peer.Istiod, peer.ZooKeeper, peer.Dubbo3, peer.SOFARegistry6, peer.SOFARPC, peer.MCPServer, peer.Isthmusctl, peer.Filter}
 
 // apiListener is the name of the listener, in the user's own network, behind which mcp-server's API can be reached.
 const apiListener = "api"
@@ -71,7 +71,7 @@ func outside(keep, rootless bool) int {
 		return missing(err)
 	}
 	s.title("Isthmus: a mesh of virtual machines on this computer")
-	s.step("Obtain the peers: stock Envoy and istiod, ZooKeeper, Dubbo, SOFARPC, and what is ours")
+	s.step("Obtain the peers: stock Envoy and istiod, ZooKeeper, SOFARegistry, Dubbo, SOFARPC, and what is ours")
 	progress := s.progress()
 	set, err := peer.Obtain(ctx, progress, peers...)
 	progress.close()

@@ -7,14 +7,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 )
 
-// The machines of the SOFA chapter: the orders are called by Bolt, and call the stock service of the chapter before by Dubbo.
+// The machines of the SOFA chapter, which has a registry of its own: the orders are called by Bolt, and call the stock service of the chapter before by Dubbo.
 const (
+	sofaRegistryMachine = "sofaregistry"
+
 	ordersMachine = "orders-1"
 	shopMachine   = "shop-1"
 )
@@ -30,16 +33,84 @@ const (
 var shopWorkload = map[string]float64{"order": 20}
 
 var sofaChapter = []step{
+	{"Add a second registry while everything runs: SOFARegistry", addSOFARegistry},
 	{"Let SOFA applications join: a shop calls orders by Bolt, orders call the stock service by Dubbo", startSOFA},
 	{"See SOFA beside Dubbo: one table, one list of traffic", showSOFA},
 	{"Throttle the SOFA service, and see what its callers get", throttleSOFA},
+}
+
+// beginSOFARegistry begins to start SOFARegistry.
+func (t *story) beginSOFARegistry() error {
+	if _, err := t.mesh.Machine(sofaRegistryMachine); err != nil {
+		return err
+	}
+	t.sofaRegistry = make(chan error, 1)
+	go func() {
+		// Not the step's context: it outlives the step.
+		_, err := t.mesh.StartSOFARegistry(t.host.Context(), sofaRegistryMachine, peer.SOFARegistry6)
+		t.sofaRegistry <- err
+	}()
+	return nil
+}
+
+// sofaRegistryAddress is that of its session server's pages.
+func (t *story) sofaRegistryAddress() (string, error) {
+	m, err := t.mesh.Machine(sofaRegistryMachine)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s:%d", m.Address(), mesh.SOFASessionHTTPPort), nil
+}
+
+// addSOFARegistry waits until SOFARegistry is up and adds it to mcp-server's configuration.
+func addSOFARegistry(ctx context.Context, t *story) error {
+	done := t.working("SOFARegistry starts")
+	defer done()
+	select {
+	case err := <-t.sofaRegistry:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("waited for SOFARegistry: %w", context.Cause(ctx))
+	}
+	done()
+	address, err := t.sofaRegistryAddress()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := t.configure([]mesh.Registry{zooKeeper, {Name: "sofa", Kind: "sofaregistry", Settings: map[string]any{"servers": []string{address}}}},
+		providerMachines[0], providerMachines[1], consumerMachine, ordersMachine, shopMachine); err != nil {
+		return err
+	}
+	if err := t.until(ctx, "SOFARegistry to be heard", func(ctx context.Context) error {
+		var sources api.SourceList
+		if err := t.api(ctx, "/api/v1/sources", &sources); err != nil {
+			return err
+		}
+		for _, s := range sources.Items {
+			if s.Name == "sofa" && s.State == model.StateSynced {
+				return nil
+			}
+		}
+		return fmt.Errorf("the sources are %+v", sources.Items)
+	}); err != nil {
+		return err
+	}
+	if err := t.show(ctx, "sources"); err != nil {
+		return err
+	}
+	t.ok("its configuration was changed, and mcp-server has heard SOFARegistry, %s", since(begin))
+	return nil
 }
 
 func startSOFA(ctx context.Context, t *story) error {
 	if err := t.sidecarsFor(ctx, map[string]string{ordersMachine: ordersApp, shopMachine: shopApp}); err != nil {
 		return err
 	}
-	if err := t.configure(providerMachines[0], providerMachines[1], consumerMachine, ordersMachine, shopMachine); err != nil {
+	address, err := t.sofaRegistryAddress()
+	if err != nil {
 		return err
 	}
 	// filtered waits until connections to a port pass the filter; see startApplications.
@@ -58,7 +129,7 @@ func startSOFA(ctx context.Context, t *story) error {
 		return err
 	}
 	begin := time.Now()
-	registry := []string{"-Dregistry.protocol=zookeeper", "-Dregistry.address=" + mesh.ZooKeeperAddress()}
+	registry := []string{"-Dregistry.protocol=sofa", "-Dregistry.address=" + address}
 	if err := t.startSOFAApp(ctx, ordersMachine, mesh.JVM{Peer: peer.SOFARPC, Name: ordersApp, Main: "demo.Orders", Options: append([]string{
 		"-Dapp.name=" + ordersApp, fmt.Sprintf("-Dport=%d", boltPort),
 		"-Ddubbo.application.name=" + ordersApp, "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
@@ -67,7 +138,7 @@ func startSOFA(ctx context.Context, t *story) error {
 	}, registry...)}); err != nil {
 		return err
 	}
-	t.ok("orders have registered in SOFA's tree of ZooKeeper, on port %d, %s", boltPort, since(begin))
+	t.ok("orders have registered in SOFARegistry, on port %d, %s", boltPort, since(begin))
 	begin = time.Now()
 	if err := filtered(boltPort, ordersMachine, shopMachine); err != nil {
 		return err

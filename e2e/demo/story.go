@@ -41,7 +41,9 @@ type story struct {
 	sidecars  map[string]*mesh.Sidecar
 	consumer  *caller.Caller
 	greetHost string // of the greeting service, in the mesh
-	shop      *caller.Caller
+
+	sofaRegistry chan error // receives what became of SOFARegistry's start
+	shop         *caller.Caller
 }
 
 // api reads one of mcp-server's answers.

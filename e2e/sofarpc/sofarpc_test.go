@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.Main(m, append(rig.FilterPeers, peer.ZooKeeper, peer.SOFARPC, peer.Dubbo3)...))
+	os.Exit(rig.Main(m, append(rig.FilterPeers, peer.ZooKeeper, peer.SOFARegistry6, peer.SOFARPC, peer.Dubbo3)...))
 }
 
 const (

@@ -4,6 +4,8 @@ import com.alipay.sofa.rpc.config.ApplicationConfig;
 import com.alipay.sofa.rpc.config.ConsumerConfig;
 import com.alipay.sofa.rpc.config.RegistryConfig;
 import com.alipay.sofa.rpc.core.exception.SofaRpcException;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.OptionalInt;
 
 /** What the system properties say of the registry and of consumers. */
@@ -11,10 +13,19 @@ final class Registry {
     private Registry() {
     }
 
-    /** The registry that registry.protocol (zookeeper or sofa) and registry.address name. */
-    static RegistryConfig configured() {
-        return new RegistryConfig().setProtocol(System.getProperty("registry.protocol"))
-                .setAddress(System.getProperty("registry.address"));
+    /**
+     * The registry that registry.protocol (zookeeper or sofa) and registry.address name, and the second one, if there is
+     * one, that registry2.protocol and registry2.address do.
+     */
+    static List<RegistryConfig> configured() {
+        List<RegistryConfig> registries = new ArrayList<>();
+        for (String prefix : List.of("registry", "registry2")) {
+            if (System.getProperty(prefix + ".protocol") != null) {
+                registries.add(new RegistryConfig().setProtocol(System.getProperty(prefix + ".protocol"))
+                        .setAddress(System.getProperty(prefix + ".address")));
+            }
+        }
+        return registries;
     }
 
     /**
