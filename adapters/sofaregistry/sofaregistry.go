@@ -72,7 +72,7 @@ func (d *Discoverer) Run(ctx context.Context, out chan<- adapters.Update) error 
 		Heartbeat:      d.s.Heartbeat,
 		MaxPush:        d.s.MaxPush,
 	}, f)
-	w := &watch{Discoverer: d, s: &d.s, f: f, p: p, out: out, data: map[string]*datum{}, dirty: map[string]struct{}{}, registrations: map[string]struct{}{}}
+	w := &watch{Discoverer: d, s: &d.s, f: f, p: p, out: out, data: map[string]*datum{}, dirty: map[string]struct{}{}, registrations: map[string]struct{}{}, retired: map[string]time.Time{}}
 	var group sync.WaitGroup
 	group.Go(func() { p.run(inner) })
 	group.Go(func() { _ = f.client.Run(inner) }) // it ends only with its context
@@ -195,6 +195,7 @@ type datum struct {
 
 	consumers  map[string][]subscriber // by session server's page
 	emptySince time.Time
+	sticky     bool // it was retired and is listed all the same, as version 5 does for ever: it stays subscribed to
 
 	said [3]bool // by category: a group is out that holds something, or an earlier run may have left one
 }
@@ -219,9 +220,10 @@ type watch struct {
 	p   *pages
 	out chan<- adapters.Update
 
-	data          map[string]*datum   // by id
-	dirty         map[string]struct{} // ids of which something is to be said
-	registrations map[string]struct{} // our own
+	data          map[string]*datum    // by id
+	dirty         map[string]struct{}  // ids of which something is to be said
+	registrations map[string]struct{}  // our own
+	retired       map[string]time.Time // ids that have been retired a short time ago
 	listing       listing
 	listed        bool // a complete listing has come
 	swept         bool // every subscriber has been read once
@@ -443,6 +445,13 @@ func (w *watch) takeListing(l listing) {
 			if d != nil {
 				fresh.said = d.said
 			}
+			if at, ok := w.retired[source]; ok {
+				if !e.data && time.Since(at) < w.relisted() {
+					continue // it may be listed because of our own subscription, which has just ended
+				}
+				fresh.sticky = !e.data
+				delete(w.retired, source)
+			}
 			d = fresh
 			w.data[source] = d
 			w.dirty[source] = struct{}{}
@@ -516,7 +525,7 @@ func (w *watch) retire(now time.Time) {
 		return
 	}
 	for _, d := range w.data {
-		if d.registration == "" {
+		if d.registration == "" || d.sticky {
 			continue
 		}
 		e := w.listing.ids[d.source]
@@ -528,9 +537,22 @@ func (w *watch) retire(now time.Time) {
 		case now.Sub(d.emptySince) >= w.retireAfter:
 			w.f.client.Unsubscribe(d.id)
 			w.drop(d)
+			w.retired[d.source] = now
 		}
 	}
+	again := false
+	maps.DeleteFunc(w.retired, func(source string, at time.Time) bool {
+		over, listed := now.Sub(at) >= w.relisted(), w.listing.ids[source] != nil
+		again = again || over && listed
+		return over && !listed
+	})
+	if again {
+		w.takeListing(w.listing)
+	}
 }
+
+// relisted is how long an id that was retired has to be listed until others must be the reason.
+func (w *watch) relisted() time.Duration { return 2 * w.s.MaxInterval }
 
 // drop forgets an id, as soon as what was said of it is taken back.
 func (w *watch) drop(d *datum) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -43,6 +44,10 @@ type registry struct {
 	version peer.Peer
 	process *machine.Process
 	host    string
+
+	bare   *session.Client // hears what the registry pushes, beside the adapter
+	heard  *clock
+	wanted map[wire.ID]map[string]string // what is published: by id and registration
 }
 
 func start(t *testing.T, version peer.Peer) *registry {
@@ -52,9 +57,41 @@ func start(t *testing.T, version peer.Peer) *registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &registry{t: t, mesh: m, version: version, host: x.Address().String()}
+	r := &registry{t: t, mesh: m, version: version, host: x.Address().String(), wanted: map[wire.ID]map[string]string{}}
 	r.start()
 	return r
+}
+
+// listen subscribes, beside the adapter, to whatever is published: a registry takes up to seconds until it pushes what it has taken, and
+// no subscriber can know before.
+func (r *registry) listen() {
+	r.heard = &clock{pushed: map[string]time.Time{}, last: map[wire.ID][]string{}}
+	r.bare = session.New(session.Options{Servers: session.Discover(client, nil, r.pages()), Application: "isthmus"}, r.heard)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.bare.Run(ctx) }()
+	r.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+	})
+}
+
+// settled waits until the registry pushes what is wanted of each id, and nothing else.
+func (r *registry) settled(t testing.TB) {
+	t.Helper()
+	await(t, "the registry to push what is published", func() error {
+		r.heard.mu.Lock()
+		defer r.heard.mu.Unlock()
+		for id, by := range r.wanted {
+			want := slices.Sorted(maps.Values(by))
+			if got := r.heard.last[id]; !slices.Equal(got, want) {
+				return fmt.Errorf("%s: it pushes %q, not %q", id, got, want)
+			}
+		}
+		return nil
+	})
 }
 
 func (r *registry) start() {
@@ -123,7 +160,7 @@ func (r *registry) java(name string, j mesh.JVM) *machine.Process {
 	return p
 }
 
-var suite = adapterstest.Suite{Framework: "sofa", Protocol: model.ProtocolBolt, Within: within, Churn: 40}
+var suite = adapterstest.Suite{Framework: "sofa", Protocol: model.ProtocolBolt, Within: within, Churn: 20}
 
 // driver makes the conformance suite's changes over a publisher's connection.
 type driver struct {
@@ -132,28 +169,62 @@ type driver struct {
 	settings string
 }
 
-func (d *driver) Discoverer(t testing.TB) adapters.Discoverer { return d.r.discoverer(t, d.settings) }
+// patient begins to run when the registry pushes what has been published before.
+type patient struct {
+	adapters.Discoverer
+	r *registry
+	t testing.TB
+}
+
+func (p patient) Run(ctx context.Context, out chan<- adapters.Update) error {
+	p.r.settled(p.t)
+	return p.Discoverer.Run(ctx, out)
+}
+
+func (d *driver) Discoverer(t testing.TB) adapters.Discoverer {
+	return patient{d.r.discoverer(t, d.settings), d.r, t}
+}
+
+func (d *driver) publish(t testing.TB, id wire.ID, registration, data string) {
+	t.Helper()
+	d.do(t, d.a.Publish(id, registration, data))
+	d.r.heard.mu.Lock()
+	defer d.r.heard.mu.Unlock()
+	if d.r.wanted[id] == nil {
+		d.r.wanted[id] = map[string]string{}
+	}
+	d.r.wanted[id][registration] = data
+	d.r.bare.Subscribe(id)
+}
+
+func (d *driver) withdraw(t testing.TB, id wire.ID, registration string) {
+	t.Helper()
+	d.do(t, d.a.Withdraw(id, registration))
+	d.r.heard.mu.Lock()
+	defer d.r.heard.mu.Unlock()
+	delete(d.r.wanted[id], registration)
+}
 
 func (d *driver) AddProvider(t testing.TB, p adapterstest.Provider) {
 	t.Helper()
-	d.do(t, d.a.Publish(sessiontest.IDOf(p.Interface, p.Version, p.Group), fmt.Sprint(p), sessiontest.DataOf(p)))
+	d.publish(t, sessiontest.IDOf(p.Interface, p.Version, p.Group), fmt.Sprint(p), sessiontest.DataOf(p))
 }
 
 func (d *driver) RemoveProvider(t testing.TB, p adapterstest.Provider) {
 	t.Helper()
-	d.do(t, d.a.Withdraw(sessiontest.IDOf(p.Interface, p.Version, p.Group), fmt.Sprint(p)))
+	d.withdraw(t, sessiontest.IDOf(p.Interface, p.Version, p.Group), fmt.Sprint(p))
 }
 
 func (d *driver) AddMalformed(t testing.TB, p adapterstest.Provider) string {
 	t.Helper()
 	id := sessiontest.IDOf(p.Interface, p.Version, p.Group)
-	d.do(t, d.a.Publish(id, "malformed "+p.Interface, "no address at all"))
+	d.publish(t, id, "malformed "+p.Interface, "no address at all")
 	return id.String()
 }
 
 func (d *driver) RemoveMalformed(t testing.TB, p adapterstest.Provider) {
 	t.Helper()
-	d.do(t, d.a.Withdraw(sessiontest.IDOf(p.Interface, p.Version, p.Group), "malformed "+p.Interface))
+	d.withdraw(t, sessiontest.IDOf(p.Interface, p.Version, p.Group), "malformed "+p.Interface)
 }
 
 func (d *driver) do(t testing.TB, err error) {
@@ -176,17 +247,17 @@ func TestConformance(t *testing.T) {
 	}{{peer.SOFARegistry6, []string{"hessian", "protobuf"}}, {peer.SOFARegistry5, []string{"hessian"}}} {
 		t.Run(string(c.version), func(t *testing.T) {
 			r := start(t, c.version)
+			r.listen()
 			for _, encoding := range c.encodings {
 				t.Run(encoding, func(t *testing.T) {
 					s := suite
 					s.Start = func(t *testing.T) adapterstest.Registry {
-						await(t, "the registry to have forgotten the former scenario", func() error {
-							ids, err := r.ids()
-							if err == nil && len(ids) > 0 {
-								err = fmt.Errorf("it lists %q", ids)
-							}
-							return err
-						})
+						r.heard.mu.Lock()
+						for id := range r.wanted { // what the former scenario published has ended with it
+							r.wanted[id] = map[string]string{}
+						}
+						r.heard.mu.Unlock()
+						r.settled(t)
 						return &driver{r: r, a: r.application(t), settings: "interval: 200ms\nmaxInterval: 500ms\nencoding: " + encoding + "\n"}
 					}
 					adapterstest.Run(t, s)
@@ -249,27 +320,31 @@ func await(t testing.TB, what string, try func() error) {
 	}
 }
 
-// clock notes when a session client hears a push, beside the adapter.
+// clock notes what a session client hears, and when.
 type clock struct {
 	mu     sync.Mutex
-	pushed map[string]time.Time // by the number of data in the push and its text
-	up     chan struct{}
+	pushed map[string]time.Time // when a text was first heard
+	last   map[wire.ID][]string // what was last heard of an id, sorted
 }
 
-func (c *clock) Connected(string)           { close(c.up) }
+func (c *clock) Connected(string)           {}
 func (c *clock) Disconnected(error)         {}
 func (c *clock) Refused(session.ID, string) {}
 func (c *clock) Faulty(session.ID, error)   {}
 func (c *clock) Pushed(p session.Push) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var all []string
 	for _, texts := range p.Zones {
 		for _, text := range texts {
+			all = append(all, text)
 			if _, ok := c.pushed[text]; !ok {
 				c.pushed[text] = time.Now()
 			}
 		}
 	}
+	slices.Sort(all)
+	c.last[p.ID] = all
 }
 
 // latency measures how long a change of the registry takes to be an update of the adapter, and how much of it is the registry's own:
@@ -290,12 +365,9 @@ func (r *registry) latency(t *testing.T) {
 	}
 	first, _ := publish(100)
 
+	r.bare.Subscribe(id)
 	ctx, stop := context.WithCancel(t.Context())
-	bare := &clock{pushed: map[string]time.Time{}, up: make(chan struct{})}
-	c := session.New(session.Options{Servers: session.Discover(client, nil, r.pages()), Application: "bare"}, bare)
-	c.Subscribe(id)
 	var group sync.WaitGroup
-	group.Go(func() { _ = c.Run(ctx) })
 	out := make(chan adapters.Update)
 	group.Go(func() { _ = r.discoverer(t, "").Run(ctx, out) })
 	defer group.Wait()
@@ -321,13 +393,12 @@ func (r *registry) latency(t *testing.T) {
 		}
 	}
 	next("192.0.2.100")
-	<-bare.up
 	heard := func(text string) (at time.Time) {
 		await(t, "the bare client to be pushed to", func() error {
-			bare.mu.Lock()
-			defer bare.mu.Unlock()
+			r.heard.mu.Lock()
+			defer r.heard.mu.Unlock()
 			var ok bool
-			if at, ok = bare.pushed[text]; !ok {
+			if at, ok = r.heard.pushed[text]; !ok {
 				return fmt.Errorf("not yet")
 			}
 			return nil

@@ -40,7 +40,8 @@ type Subscription struct {
 
 // Server is a session and a data server. Its fields may be changed before it is first spoken to.
 type Server struct {
-	// Version is 6, or 5, which lists no ids on its data server and knows no Protobuf.
+	// Version is 6, or 5, which lists no ids on its data server, on its session server those that were ever published, and knows no
+	// Protobuf.
 	Version int
 	// EmptyFirst makes the first push of each subscription an empty one, as servers do that have just started.
 	EmptyFirst bool
@@ -456,7 +457,7 @@ func (c *client) push(m *wire.Register, e wire.Encoding, centre string, zones ma
 func (s *Server) ids() []string {
 	set := map[string]bool{}
 	for key, by := range s.publications {
-		if len(by) > 0 {
+		if len(by) > 0 || s.Version < 6 { // version 5 never forgets an id
 			set[key] = true
 		}
 	}
