@@ -57,8 +57,8 @@ func TestUnion(t *testing.T) {
 		}
 	}
 	b.Refuse(false)
-	withdraw(b, adapterstest.P("demo.B", 1))
-	if got, l := look(t, p, known); got != strings.ReplaceAll(all, "demo.B:1.0.0@DEFAULT=1 ", "") || len(l.problems) > 0 {
+	b.Unsubscribe(sessiontest.IDOf("demo.Wanted", "1.0", ""), sessiontest.Subscription{Application: "shop", Address: "192.0.2.77"})
+	if got, l := look(t, p, known); got != strings.ReplaceAll(all, " demo.Wanted:1.0@DEFAULT=1", "") || len(l.problems) > 0 {
 		t.Errorf("when it is back: listed are %s, %+v", got, l.problems)
 	}
 
