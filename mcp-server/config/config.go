@@ -377,8 +377,8 @@ func (x Filter) validate() adapters.Faults {
 	if defaults.Generation != "" {
 		f.Add("plugin.generation", "is made by mcp-server")
 	}
-	if len(defaults.Throttle) > 0 {
-		f.Add("plugin.throttle", "rules are kept at spec.rules.path")
+	if defaults.Rules() > 0 {
+		f.Add("plugin", "must hold no rules: they are kept at spec.rules.path")
 	}
 	return f
 }

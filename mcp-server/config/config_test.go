@@ -209,3 +209,21 @@ func TestLoad(t *testing.T) {
 		t.Errorf("relative paths: %+v", s)
 	}
 }
+
+// TestRulesElsewhere: rules of any kind stand in the folder of rules, not in the defaults of the filter's configuration.
+func TestRulesElsewhere(t *testing.T) {
+	for name, rule := range map[string]string{
+		"throttle":       "throttle: [{name: a/b, threshold: 1}]",
+		"circuitBreaker": "circuitBreaker: [{name: a/b, strategy: errorCount, threshold: 1}]",
+		"access":         "access: [{name: a/b, action: defaultDeny}]",
+		"faultInjection": "faultInjection: [{name: a/b}]",
+		"degrade":        "degrade: [{name: a/b}]",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte("apiVersion: isthmus.io/v1alpha1\nkind: MCPServer\nspec:\n  filter:\n    url: file:///isthmus.wasm\n    plugin:\n      "+rule+"\n"), builtin.Kinds)
+			if err == nil || !strings.Contains(err.Error(), "spec.filter.plugin: must hold no rules") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
