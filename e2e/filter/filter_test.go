@@ -57,7 +57,7 @@ func newLink(t *testing.T, workers int) *link {
 	services := filepath.Join(l.Folder(), "services.yaml")
 	l.must(os.WriteFile(services, fmt.Appendf(nil, "apiVersion: adapters.isthmus.io/v1alpha1\nkind: ServiceList\nservices:\n"+
 		"- {framework: dubbo, interface: demo.A, endpoints: [{address: %s, port: %d, application: provider}]}\n", provider.Address(), port), 0o644))
-	l.must(l.ConfigureServer(mesh.ServerOptions{Registries: []mesh.Registry{{Name: "files", Kind: "file",
+	l.must(l.ConfigureServer(mesh.ServerOptions{Scrape: []string{"consumer", "provider"}, Registries: []mesh.Registry{{Name: "files", Kind: "file",
 		Settings: map[string]any{"path": l.Host().Exposed(services)}}}}))
 	l.must(l.StartServer(t.Context()))
 	l.must(l.StartIstiod(t.Context()))
