@@ -1,0 +1,287 @@
+// Package rules holds every kind of rule to what real Dubbo and SOFARPC clients see of it, at either end, with sidecars of four
+// workers, and to what mcp-server says of it.
+package rules
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
+	"github.com/isthmus-mesh/isthmus/e2e/machine"
+	"github.com/isthmus-mesh/isthmus/e2e/mesh"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+	"github.com/isthmus-mesh/isthmus/e2e/rig"
+	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(rig.Main(m, append(rig.FilterPeers, peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC)...))
+}
+
+const (
+	provider, consumer = "provider", "consumer" // machines
+	dubboPort          = 20880
+	boltPort           = 12200
+	within             = 30 * time.Second
+)
+
+// workload is what each consumer calls, a second.
+var workload = map[string]float64{"sayHello": 20, "echo": 10, "fail": 20, "slow": 20}
+
+// A framework is one kind of application.
+type framework struct {
+	peer                 peer.Peer
+	service              string
+	exception            string // class of an error of the RPC
+	providers, consumers []string
+}
+
+var frameworks = map[string]framework{
+	"dubbo": {peer.Dubbo3, "demo.GreetService", "org.apache.dubbo.rpc.RpcException",
+		[]string{"-Ddubbo.application.name=greet-provider", "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(), fmt.Sprintf("-Ddubbo.protocol.port=%d", dubboPort)},
+		[]string{"-Ddubbo.application.name=greet-consumer", "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(), "-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0"}},
+	"sofa": {peer.SOFARPC, "demo.HelloService", "com.alipay.sofa.rpc.core.exception.",
+		[]string{"-Dapp.name=hello-provider", "-Dregistry.protocol=zookeeper", "-Dregistry.address=" + mesh.ZooKeeperAddress(), fmt.Sprintf("-Dport=%d", boltPort)},
+		[]string{"-Dapp.name=hello-consumer", "-Dregistry.protocol=zookeeper", "-Dregistry.address=" + mesh.ZooKeeperAddress()}},
+}
+
+// bed is a mesh with a provider and a consumer of each framework in it.
+type bed struct {
+	*mesh.Mesh
+	t       *testing.T
+	callers map[string]*caller.Caller
+}
+
+func (b *bed) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bed) until(what string, condition func(ctx context.Context) error) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
+	defer cancel()
+	b.must(machine.Until(ctx, what, condition))
+}
+
+func (b *bed) start(where, name, main string, f framework, options ...string) (*machine.Process, error) {
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*within)
+	defer cancel()
+	p, err := b.StartJava(where, mesh.JVM{Peer: f.peer, Name: name, Main: main, Options: options})
+	if err != nil {
+		return nil, err
+	}
+	_, err = p.UntilLine(ctx, name+" to be ready", func(line string) bool { return line == "READY" })
+	return p, err
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	b := &bed{Mesh: rig.Mesh(t), t: t, callers: map[string]*caller.Caller{}}
+	b.must(b.StartZooKeeper(t.Context()))
+	b.must(b.ConfigureServer(mesh.ServerOptions{Scrape: []string{provider, consumer}, Registries: []mesh.Registry{
+		{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}}}))
+	b.must(b.StartServer(t.Context()))
+	b.must(b.StartIstiod(t.Context()))
+	sidecars := map[string]*mesh.Sidecar{}
+	for where, app := range map[string]string{provider: "provider", consumer: "consumer"} {
+		s, err := b.StartSidecarWorkers(t.Context(), where, app, 4)
+		b.must(err)
+		sidecars[where] = s
+	}
+	var g errgroup.Group
+	for name, f := range frameworks {
+		g.Go(func() error { _, err := b.start(provider, name, "demo.Provider", f, f.providers...); return err })
+	}
+	b.must(g.Wait())
+	for where, s := range sidecars {
+		for _, port := range []int{dubboPort, boltPort} {
+			b.until("the filter", func(ctx context.Context) error { return s.Filtered(ctx, port, where == provider) })
+		}
+	}
+	var rates []string
+	for _, method := range slices.Sorted(maps.Keys(workload)) {
+		rates = append(rates, fmt.Sprintf("%s=%g", method, workload[method]))
+	}
+	processes := map[string]*machine.Process{}
+	for name, f := range frameworks {
+		p, err := b.start(consumer, name, "demo.Consumer", f, append(f.consumers, "-Dcalls="+strings.Join(rates, ","))...)
+		b.must(err)
+		processes[name] = p
+	}
+	for name, p := range processes {
+		c := caller.Follow(p)
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		b.must(c.Until(ctx, "to call every method", caller.Mark{}, func(s []caller.Tally, _ []caller.Fault) bool {
+			return len(caller.Sum(s)) == len(workload)
+		}))
+		b.callers[name] = c
+	}
+	return b
+}
+
+// head is how a rule's YAML begins.
+const head = "apiVersion: governance.isthmus.io/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec:\n  direction: %s\n  mode: %s\n  target: {service: %s, method: %s}\n"
+
+// A want is what a second of a method's calls must look like under a rule.
+type want func(calls caller.Counts) error
+
+// rejected: calls fail as errors of the RPC; some says that not all of them do.
+func rejected(some bool) want {
+	return func(n caller.Counts) error {
+		if n.Errors == 0 {
+			return fmt.Errorf("none is rejected: %+v", n)
+		}
+		if got := n.OK+n.Exceptions > 0; got != some {
+			return fmt.Errorf("calls that come through: %v, want %v: %+v", got, some, n)
+		}
+		return nil
+	}
+}
+
+// answered: calls that would throw return a value.
+func answered(n caller.Counts) error {
+	if n.OK == 0 || n.Exceptions+n.Errors > 0 {
+		return fmt.Errorf("not all return a value: %+v", n)
+	}
+	return nil
+}
+
+// cases are the rules. told is what the caller's exception must hold, with the rule's name to be put in; empty where there is none.
+var cases = map[string]struct {
+	kind, method, spec, told string
+	want                     want
+}{
+	"rate":          {"ThrottleRule", "sayHello", "  threshold: 5\n", `isthmus: throttled: rule "default/%s"`, rejected(true)},
+	"concurrency":   {"ThrottleRule", "slow", "  type: concurrency\n  threshold: 1\n", `isthmus: throttled: rule "default/%s"`, rejected(true)},
+	"breaker":       {"CircuitBreakerRule", "fail", "  strategy: errorRatio\n  threshold: 50%\n  errors: [exception]\n  retryTimeout: 1m\n", `isthmus: unavailable: rule "default/%s"`, rejected(false)},
+	"slow calls":    {"CircuitBreakerRule", "slow", "  strategy: slowCallRatio\n  threshold: 0.5\n  maxAllowedRt: 100ms\n  retryTimeout: 1m\n", `isthmus: unavailable: rule "default/%s"`, rejected(false)},
+	"deny":          {"AccessRule", "sayHello", "  action: deny\n  match: [{subject: callerApplication, operator: regex, values: ['(greet|hello)-consumer']}]\n", `isthmus: denied: rule "default/%s"`, rejected(false)},
+	"default deny":  {"AccessRule", "sayHello", "  action: defaultDeny\n", `isthmus: denied: rule "default/%s"`, rejected(false)},
+	"abort":         {"FaultRule", "sayHello", "  abort: {message: a drill}\n", `isthmus: aborted: rule "default/%s"`, rejected(false)},
+	"abort of half": {"FaultRule", "sayHello", "  abort: {code: timeout}\n  ratio: 50%\n", "", rejected(true)},
+	"reply":         {"DegradeRule", "fail", "  reply: {json: all is well}\n", "", answered},
+}
+
+// TestRules applies each rule at each end; the frameworks take their turns side by side.
+func TestRules(t *testing.T) {
+	b := newBed(t)
+	for framework, f := range frameworks {
+		t.Run(framework, func(t *testing.T) {
+			t.Parallel()
+			for name, c := range cases {
+				for _, direction := range []string{"client", "server"} {
+					t.Run(name+" at the "+direction, func(t *testing.T) {
+						mine := *b
+						mine.t = t
+						mine.rule(framework, f, c.kind, direction, c.method, c.spec, c.told, c.want)
+					})
+				}
+			}
+		})
+	}
+}
+
+// rule applies a rule as an observer and then in earnest.
+func (b *bed) rule(framework string, f framework, kind, direction, method, spec, told string, want want) {
+	b.t.Helper()
+	calls := b.callers[framework]
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), 2*within, fmt.Errorf("not within %s", 2*within))
+	defer cancel()
+	calm := func(s []caller.Tally) error {
+		n := s[len(s)-1]
+		for other, m := range n {
+			if m.Errors > 0 {
+				return fmt.Errorf("%s fails: %+v", other, m)
+			}
+		}
+		if n["fail"].OK > 0 || n["sayHello"].OK == 0 {
+			return fmt.Errorf("calls are not as they were: %s", n)
+		}
+		return nil
+	}
+	settled := func(what string, condition func(s []caller.Tally) error) {
+		b.t.Helper()
+		var last error
+		if err := calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
+			if len(s) < 2 { // the second that is under way belongs half to what was before
+				return false
+			}
+			last = condition(s)
+			return last == nil
+		}); err != nil {
+			b.t.Fatalf("%v: %v", err, last)
+		}
+	}
+
+	b.must(b.ApplyRule(framework, fmt.Sprintf(head, kind, framework, direction, "observe", f.service, method)+spec))
+	b.until("mcp-server to count what the observer would do", func(ctx context.Context) error {
+		e, err := b.effective(ctx, kind, framework)
+		if err == nil && e.Totals["would_reject"]+e.Totals["would_answer"]+e.Totals["would_abort"] == 0 {
+			err = fmt.Errorf("it has counted %v", e.Totals)
+		}
+		return err
+	})
+	settled("to be left alone by an observer", calm)
+
+	mark := calls.Mark()
+	b.must(b.ApplyRule(framework, fmt.Sprintf(head, kind, framework, direction, "intercept", f.service, method)+spec))
+	settled("to feel the rule", func(s []caller.Tally) error {
+		n := s[len(s)-1]
+		for other, m := range n {
+			if other != method && m.Errors > 0 {
+				return fmt.Errorf("%s fails too: %+v", other, m)
+			}
+		}
+		return want(n[method])
+	})
+	_, faults := calls.Since(mark)
+	for _, x := range faults {
+		if !strings.HasPrefix(x.Error, f.exception) {
+			if x.Method == "fail" && strings.Contains(x.Message, "refused") {
+				continue // its own
+			}
+			b.t.Errorf("the caller sees a %s: %s", x.Error, x.Message)
+		}
+	}
+	if told != "" {
+		told = fmt.Sprintf(told, framework)
+		// An application prints each kind of error once in its life, so it may have said this one before.
+		_, all := calls.Since(caller.Mark{})
+		if !slices.ContainsFunc(all, func(x caller.Fault) bool { return x.Method == method && strings.Contains(x.Message, told) }) {
+			b.t.Errorf("no caller of %s was told %q: %+v", method, told, all)
+		}
+	}
+	e, err := b.effective(ctx, kind, framework)
+	b.must(err)
+	if e.State != api.EffectiveEnforced || e.Enforced != e.Of || e.Of == 0 {
+		b.t.Errorf("mcp-server says that the rule is %s, on %d of %d sidecars", e.State, e.Enforced, e.Of)
+	}
+	b.must(b.RemoveRule(framework))
+	settled("to be free again", calm)
+}
+
+// effective is where mcp-server says that the rule is enforced, and what it does.
+func (b *bed) effective(ctx context.Context, kind, name string) (*api.Effective, error) {
+	body, err := b.API(ctx, "/api/v1/rules/"+kind+"/default/"+name)
+	if err != nil {
+		return nil, err
+	}
+	var r api.RuleDetail
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, err
+	}
+	return &r.Effective, nil
+}
