@@ -76,6 +76,14 @@ func (r *registry) listen() {
 			r.t.Error(err)
 		}
 	})
+	await(r.t, "the registry to be connected to", func() error { // what it starts is not taken for the adapter's from here on
+		r.heard.mu.Lock()
+		defer r.heard.mu.Unlock()
+		if !r.heard.up {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
 }
 
 // settled waits until the registry pushes what is wanted of each id, and nothing else.
@@ -325,9 +333,14 @@ type clock struct {
 	mu     sync.Mutex
 	pushed map[string]time.Time // when a text was first heard
 	last   map[wire.ID][]string // what was last heard of an id, sorted
+	up     bool
 }
 
-func (c *clock) Connected(string)           {}
+func (c *clock) Connected(string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = true
+}
 func (c *clock) Disconnected(error)         {}
 func (c *clock) Refused(session.ID, string) {}
 func (c *clock) Faulty(session.ID, error)   {}
