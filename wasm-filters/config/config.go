@@ -22,6 +22,9 @@ type Plugin struct {
 	Degrade        []Degrade        `json:"degrade,omitempty"`
 	CircuitBreaker []CircuitBreaker `json:"circuitBreaker,omitempty"`
 	Throttle       []Throttle       `json:"throttle,omitempty"`
+	// Lift and Lower say what becomes of calls on their way to a provider and of streams that were calls. Nil is not at all.
+	Lift  *Lift  `json:"lift,omitempty"`
+	Lower *Lower `json:"lower,omitempty"`
 }
 
 // Action says what becomes of a connection whose bytes the filter cannot or will not read.

@@ -41,6 +41,9 @@ var full = Plugin{
 		},
 		Type: ThrottleRate, Threshold: 4294967295, IntervalMillis: 86400000, Burst: 2, WarmUp: WarmUp{PeriodMillis: 1, ColdFactor: 2},
 	}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}}},
+	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"},
+		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
+	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000},
 }
 
 // TestEveryField holds the reader to the types: what encoding/json writes, it reads, field for field.
@@ -64,6 +67,9 @@ func TestEveryField(t *testing.T) {
 			for i := range v.NumField() {
 				visit(v.Field(i), path+"."+v.Type().Field(i).Name)
 			}
+			return
+		case reflect.Pointer:
+			visit(v.Elem(), path)
 			return
 		case reflect.Slice:
 			for i := range v.Len() {

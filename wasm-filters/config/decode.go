@@ -76,6 +76,12 @@ func (r *reader) plugin(p *Plugin) {
 			rules(r, &p.CircuitBreaker, r.circuitBreaker)
 		case "throttle":
 			rules(r, &p.Throttle, r.throttle)
+		case "lift":
+			p.Lift = new(Lift)
+			r.lift(p.Lift)
+		case "lower":
+			p.Lower = new(Lower)
+			r.lower(p.Lower)
 		default:
 			return false
 		}

@@ -57,6 +57,7 @@ func (p *Plugin) WithDefaults() Plugin {
 		d.Protocols = Protocols
 	}
 	d.ruleDefaults()
+	d.Lift, d.Lower = p.Lift.withDefaults(), p.Lower.withDefaults()
 	return d
 }
 
@@ -93,6 +94,8 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxMethods", m.MaxMethods, 1, maxLabelValues)
 	v.bounds("metrics.maxCallers", m.MaxCallers, 1, maxLabelValues)
 	v.bounds("metrics.maxSeries", m.MaxSeries, 1, maxLabelValues)
+	v.lift(p.Lift)
+	v.lower(p.Lower)
 	v.rules(p)
 	return v.faults
 }
