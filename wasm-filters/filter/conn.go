@@ -36,6 +36,11 @@ type Conn struct {
 	// Tag is the host's own.
 	Tag          uint32
 	delayedBytes int
+
+	relay  *relay // nil: neither lifted nor lowered
+	direct bool   // it will not be
+	waking bool   // in VM.wakes
+	ending bool   // to be closed as soon as nothing is under way
 }
 
 // verdict is what becomes of the frame at hand.
@@ -54,11 +59,20 @@ const (
 func (c *Conn) Data(side Side, b Buffer, n int, end bool) Action {
 	s := &c.sides[side]
 	if c.blind {
+		if c.relay != nil && c.relay.mode != relayUndecided {
+			b.Replace(nil) // what would follow here is not what came
+			return Close
+		}
 		c.flushHold(s, b)
 		if side == Downstream && len(c.delays) > 0 {
 			b.Prepend(c.resend(nil, ever))
 		}
 		return Continue
+	}
+	if !c.direct {
+		if action, ok := c.relayData(side, b, n, end); ok {
+			return action
+		}
 	}
 	if c.protocol < 0 && side == Upstream {
 		// The server speaks first, as no protocol of ours does.
@@ -105,6 +119,12 @@ func (c *Conn) flushHold(s *stream, b Buffer) {
 			b.Prepend(s.hold)
 		}
 		c.release(s)
+	}
+	if c.relay != nil && s == &c.sides[Downstream] {
+		if kept := c.relay.kept[Downstream]; len(kept) > 0 {
+			b.Prepend(kept)
+		}
+		c.endRelay()
 	}
 }
 
@@ -315,7 +335,7 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 		m.fault(c.protocol, c.dir, faultFraming)
 		closing := limits.Garbage == config.ActionClose
 		then := "the rest of the connection passes unread"
-		if closing {
+		if closing || c.relay != nil {
 			then = "connection closed"
 		}
 		vm.logFrame(topicFraming, vm.host.Now(), "framing lost: "+err.Error(), p.Codec.Name(), side, uint64(f.FlawOff), b, then)
@@ -331,6 +351,8 @@ func (c *Conn) examine(side Side, b []byte, out *output, pos int, s *stream, our
 		then := "the frame passes unread"
 		if closing {
 			then = "connection closed"
+		} else if c.relay != nil {
+			then = "the call is answered with an error"
 		}
 		vm.logFrame(topicOversize, vm.host.Now(), "frame longer than maxFrameBytes", p.Codec.Name(), side, 0, b, then)
 		if closing {
@@ -414,12 +436,16 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	limits := &rt.rules.conf.Limits
 	readable := f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes)
 	read, visited := false, false // the attachments, to their end; as far as it went
-	if p.late() && readable {
+	vm.lifting = c.lifting()
+	if (p.late() || vm.lifting != nil) && readable {
 		if uint64(len(b)) < f.Len {
 			return more, int(f.Len)
 		}
 		a := &vm.attachment
 		read, visited = a.read(vm, rt.rules, c.protocol, b), true
+		if vm.lifting != nil {
+			vm.lifting.finish()
+		}
 		if p.Group != "" {
 			k.group = a.group
 		}
@@ -430,6 +456,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			timeout = millis(a.timeout)
 		}
 	}
+	vm.timeout = timeout
 	dir, back := c.dir, side == Upstream
 	if back {
 		dir = reverse(dir)
@@ -441,6 +468,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			c.last[side] = r
 		}
 	}
+	vm.route = r
 	if r.chain != nil && (r.chain.asks && readable && !visited || r.chain.delays && f.Len <= uint64(limits.MaxInspectBytes)) && uint64(len(b)) < f.Len {
 		return more, int(f.Len)
 	}
@@ -470,7 +498,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			return c.reject(side, out, pos, r, v, now), 0
 		}
 		if v.Delay > 0 {
-			if ours && uint64(len(b)) >= f.Len && c.delay(b[:f.Len], now+v.Delay) {
+			if ours && c.relay == nil && uint64(len(b)) >= f.Len && c.delay(b[:f.Len], now+v.Delay) {
 				then = replace // by nothing, for now
 			} else {
 				m.fault(c.protocol, c.dir, faultUndelayed)
@@ -532,6 +560,10 @@ func (c *Conn) reject(side Side, out *output, pos int, r *route, v policy.Verdic
 	vm := c.rt.vm
 	f, m := &vm.frame, &c.rt.metrics
 	m.count(r.series, protocol.OutcomeRejected, 1)
+	if c.relay != nil {
+		c.relayRefuse(v)
+		return replace
+	}
 	if f.Kind == protocol.KindOneWay {
 		return replace
 	}
@@ -627,6 +659,8 @@ func (c *Conn) End() {
 	}
 	c.releaseAll()
 	c.endDelays()
+	c.stopWaking()
+	c.endRelay()
 	if rt.cursor == c {
 		rt.cursor, rt.slot = c.next, 0
 	}

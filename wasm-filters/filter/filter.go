@@ -13,6 +13,12 @@
 // protocol's error response (Codec.AppendReject), or by a value that a rule has (Replier), on its way back. A rejected one-way
 // request is left out. A delayed request is left out, too, and put in again later (VM.Release).
 //
+// # Lifting
+//
+// Where the configuration says so, a connection is lifted: calls go on as HTTP/2 streams, to the HTTP connection manager behind the
+// filter, and come back as the protocol's own responses (lift.go). Or it is lowered, which is the reverse (lower.go). Then every byte
+// is the filter's own; a call that is rejected is answered at once, and none is delayed.
+//
 // # Memory
 //
 // A VM is used from one thread. In steady state nothing is allocated for a frame or a connection: connections, tables of calls in
@@ -124,6 +130,7 @@ const (
 	Continue Action = iota // pass on what is in the buffer
 	Close                  // close the connection; the buffer has been emptied
 	Linger                 // pass on what is in the buffer, and keep it: requests wait for VM.Release
+	Yield                  // the same, for Conn.Wake
 )
 
 // Bounds that no configuration moves.
@@ -166,6 +173,8 @@ type VM struct {
 	tables pool[call]
 
 	waiting []*Conn // that have delayed requests
+
+	relaying
 }
 
 // New returns a VM that tries protocols in their order.
@@ -174,6 +183,7 @@ func New(host Host, protocols []Protocol) *VM {
 	vm.visit = vm.attachment.visit
 	vm.holds.min, vm.holds.size = 9, 1
 	vm.tables.min, vm.tables.size = 4, callSize
+	vm.relayed.min, vm.relayed.size = 4, relayedSize
 	vm.limiter.init()
 	return vm
 }
@@ -198,6 +208,8 @@ type attachments struct {
 	values   [][]byte // of these
 	traffic  bool     // the rules ask for loadTest
 	loadTest bool
+
+	lift *collector // nil: the call is not lifted
 }
 
 // visit takes one attachment. It wants all of them: of two with the same name the later one holds, and who calls is not to be
@@ -222,6 +234,9 @@ func (a *attachments) visit(k, v []byte) bool {
 			a.loadTest = a.loadTest || is(k, name) && loadTest(v)
 		}
 	}
+	if a.lift != nil {
+		a.lift.take(k, v)
+	}
 	return true
 }
 
@@ -234,7 +249,7 @@ func (a *attachments) read(vm *VM, rs *ruleset, protocol int, b []byte) bool {
 	for range rs.keys {
 		values = append(values, nil)
 	}
-	*a = attachments{p: p, wanted: rs.wanted[protocol], values: values, traffic: rs.traffic}
+	*a = attachments{p: p, wanted: rs.wanted[protocol], values: values, traffic: rs.traffic, lift: vm.lifting}
 	return p.Codec.VisitAttachments(&vm.frame, b, vm.visit) == nil
 }
 

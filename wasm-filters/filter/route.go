@@ -23,6 +23,7 @@ type route struct {
 	timing *timing
 	chain  *chain // nil: no rule matches
 	epoch  uint32 // of the ruleset that chain comes from
+	lift   *liftBlock
 }
 
 // is tells whether r is the route of the calls that k describes.

@@ -58,6 +58,7 @@ type ruleset struct {
 	app       []byte     // of the workload; nil where unknown
 	// intercept tells for each direction whether some rule may reject.
 	intercept [directions]bool
+	lift      *liftTable // nil: calls are not lifted
 }
 
 // directions is the number of values of policy.Direction.
@@ -133,6 +134,9 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			}
 		}
 		rs.wanted = append(rs.wanted, names)
+	}
+	if rs.conf.Lift != nil {
+		rs.lift = newLiftTable(rs.conf.Lift)
 	}
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {

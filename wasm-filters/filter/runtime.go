@@ -249,6 +249,11 @@ func (p *Plugin) Tick() {
 	}
 	rt.flushed = now + 900_000_000
 	rt.sweep(now)
+	for c := rt.conns; c != nil; c = c.next {
+		if c.relay != nil {
+			c.sweepRelay(now)
+		}
+	}
 	rt.flush()
 }
 

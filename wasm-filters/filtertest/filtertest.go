@@ -7,6 +7,8 @@
 //	config {"throttle": …}        a new plugin context with this configuration (JSON, to the end of the line)
 //	reuse N                       Envoy goes back to the N-th context, counted from 1: it becomes the newest
 //	drop N                        Envoy lets go of the N-th context
+//	open NAME client|server [lift|lower]
+//	                              where the connection is lifted or lowered, what leaves it on its HTTP/2 side is described as such
 //	open NAME client|server       a new connection through a listener of that direction, under the newest context
 //	down NAME BYTES               one or more callbacks with bytes from the client …
 //	up NAME BYTES                 … or from the server; prints what leaves the filter
@@ -25,6 +27,8 @@
 //	bolt.req(id=1,…,.KEY=VALUE)                           with a further header, or attachment
 //	hex(dabb…)  text(GET / HTTP/1.1)  zeros(100)
 //	ITEM[2:10]                                            a part of it
+//	h2.settings(window=N,streams=N) h2.window(stream=N,by=N) h2.headers(stream=N,end=1,NAME=VALUE…) h2.data(stream=N,end=1)+ITEM …
+//	                                                      HTTP/2: see HTTP2
 package filtertest
 
 import (
@@ -63,8 +67,9 @@ type Rig interface {
 
 // A Release is bytes that leave a connection outside of Data.
 type Release struct {
-	Conn int
-	Data []byte
+	Conn   int
+	Data   []byte
+	Closed bool // the connection is to be closed
 }
 
 // World is a host in memory: a clock that stands still, metrics, a log and shared data. The zero value is ready.
@@ -329,6 +334,9 @@ func (n *Native) Open(dir policy.Direction) (int, error) {
 	return len(n.conns) - 1, nil
 }
 
+// Opened returns the i-th connection that Open began.
+func (n *Native) Opened(i int) *filter.Conn { return n.conns[i] }
+
 // Conn begins a connection and returns it as it is.
 func (n *Native) Conn(dir policy.Direction) *filter.Conn {
 	n.peer = n.world.peer()
@@ -353,8 +361,13 @@ func (n *Native) Close(conn int) error {
 func (n *Native) Tick() error {
 	n.plugins[n.current].Tick()
 	n.vm.Release(func(*filter.Conn) bool { return true }, func(c *filter.Conn, frames []byte) {
-		n.out = append(n.out, Release{int(c.Tag), slices.Clone(frames)})
+		n.out = append(n.out, Release{Conn: int(c.Tag), Data: slices.Clone(frames)})
 	})
+	for c := n.vm.Waking(); c != nil; c = n.vm.Waking() {
+		b := new(Slice)
+		closed := c.Wake(b) == filter.Close
+		n.out = append(n.out, Release{int(c.Tag), b.B, closed})
+	}
 	return nil
 }
 

@@ -17,6 +17,13 @@ import (
 
 // item makes the bytes of one item of a script: see the package's documentation.
 func item(s string) ([]byte, error) {
+	if strings.HasPrefix(s, "h2.") {
+		b, err := http2Item(s)
+		if err != nil {
+			return nil, fmt.Errorf("filtertest: item %q: %w", s, err)
+		}
+		return b, nil
+	}
 	var part string
 	if i := strings.LastIndexByte(s, '['); i > 0 && strings.HasSuffix(s, "]") {
 		s, part = s[:i], s[i+1:len(s)-1]
@@ -180,7 +187,7 @@ func Bolt(kind string, f map[string]string) ([]byte, error) {
 }
 
 // Dubbo builds a Dubbo2 frame with hessian2. kind is req, oneway, resp, fail, hb, ack, event; fields are id, service, version, group, method, caller,
-// timeout, size (of the argument or the value), status, serialization, length (what the header claims).
+// timeout, tenant (another attachment), size (of the argument or the value), status, serialization, length (what the header claims).
 func Dubbo(kind string, f map[string]string) ([]byte, error) {
 	flag, status := byte(number(f, "serialization", 2)), byte(0)
 	var body []byte
@@ -214,7 +221,7 @@ func Dubbo(kind string, f map[string]string) ([]byte, error) {
 			str(s)
 		}
 		body = append(body, 'H')
-		for _, kv := range [][2]string{{"path", f["service"]}, {"group", f["group"]}, {"remote.application", f["caller"]}, {"timeout", f["timeout"]}} {
+		for _, kv := range [][2]string{{"path", f["service"]}, {"group", f["group"]}, {"remote.application", f["caller"]}, {"timeout", f["timeout"]}, {"tenant", f["tenant"]}} {
 			if kv[1] != "" {
 				str(kv[0])
 				str(kv[1])
@@ -253,6 +260,9 @@ func Dubbo(kind string, f map[string]string) ([]byte, error) {
 
 // describe tells what frames out consists of, as far as they can be read.
 func describe(codec protocol.Codec, out []byte) []string {
+	if codec == nil {
+		return []string{fmt.Sprintf("%d bytes", len(out))}
+	}
 	var lines []string
 	for len(out) > 0 {
 		var f protocol.Frame

@@ -31,7 +31,7 @@ func TestReadme(t *testing.T) {
 	var fields func(typ reflect.Type)
 	fields = func(typ reflect.Type) {
 		switch typ.Kind() {
-		case reflect.Slice:
+		case reflect.Slice, reflect.Pointer:
 			fields(typ.Elem())
 		case reflect.Struct:
 			for i := range typ.NumField() {

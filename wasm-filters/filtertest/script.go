@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,6 +89,7 @@ type Script struct {
 type scriptConn struct {
 	number int
 	codec  protocol.Codec // by which its bytes are described
+	http2  int            // the side whose bytes leave as HTTP/2; -1: none
 }
 
 // NewScript returns a script that runs on rig; codecs describe what comes out.
@@ -142,7 +144,14 @@ func (s *Script) command(out *strings.Builder, line string) error {
 		dir := map[string]policy.Direction{"client": policy.DirectionClient, "server": policy.DirectionServer}[arg(1)]
 		n, err := s.rig.Open(dir)
 		if err == nil {
-			s.conns[arg(0)] = &scriptConn{number: n}
+			c := &scriptConn{number: n, http2: -1}
+			switch arg(2) {
+			case "lift":
+				c.http2 = int(filter.Downstream)
+			case "lower":
+				c.http2 = int(filter.Upstream)
+			}
+			s.conns[arg(0)] = c
 		}
 		return err
 	case "close":
@@ -160,12 +169,18 @@ func (s *Script) command(out *strings.Builder, line string) error {
 		world.Clock += policy.Nanos(d)
 		if word == "tick" {
 			err = s.rig.Tick()
-			for _, r := range s.rig.Released() {
+			released := s.rig.Released()
+			slices.SortStableFunc(released, func(a, b Release) int { return a.Conn - b.Conn })
+			for _, r := range released {
 				for name, c := range s.conns {
-					if c.number == r.Conn {
-						for _, l := range describe(c.codec, r.Data) {
-							out.WriteString(name + ": " + l + "\n")
-						}
+					if c.number != r.Conn {
+						continue
+					}
+					for _, l := range s.describe(c, filter.Downstream, r.Data) {
+						out.WriteString(name + ": " + l + "\n")
+					}
+					if r.Closed {
+						out.WriteString(name + ": closed\n")
 					}
 				}
 			}
@@ -216,7 +231,7 @@ func (s *Script) data(out *strings.Builder, c *scriptConn, side filter.Side, ite
 		}
 		if c.codec == nil {
 			for _, codec := range s.codecs {
-				if strings.HasPrefix(it, codec.Name()+".") {
+				if strings.Contains(it, codec.Name()+".") {
 					c.codec = codec
 				}
 			}
@@ -249,10 +264,8 @@ func (s *Script) data(out *strings.Builder, c *scriptConn, side filter.Side, ite
 		fmt.Fprintf(out, "same, %d bytes\n", len(in))
 	case len(result) == 0:
 		out.WriteString("nothing\n")
-	case c.codec == nil:
-		fmt.Fprintf(out, "%d bytes\n", len(result))
 	default:
-		for _, l := range describe(c.codec, result) {
+		for _, l := range s.describe(c, side, result) {
 			out.WriteString(l + "\n")
 		}
 	}
@@ -260,4 +273,12 @@ func (s *Script) data(out *strings.Builder, c *scriptConn, side filter.Side, ite
 		out.WriteString("closed\n")
 	}
 	return nil
+}
+
+// describe tells what left a connection; side is whose bytes it was.
+func (s *Script) describe(c *scriptConn, side filter.Side, b []byte) []string {
+	if c.http2 == int(side) {
+		return describeHTTP2(c.codec, b)
+	}
+	return describe(c.codec, b)
 }

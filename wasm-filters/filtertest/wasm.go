@@ -182,7 +182,9 @@ func (r *Wasm) Data(conn int, side filter.Side, data []byte, end bool) ([]byte, 
 	if side == filter.Downstream {
 		c.paused = action != 0
 	}
-	return c.buffer, c.closed, err
+	out := c.buffer
+	c.buffer = nil // read on
+	return out, c.closed, err
 }
 
 // Released implements Rig.
@@ -394,16 +396,18 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			return statusBadArgument
 		}
 		if i, c := r.held(); c != nil {
-			r.out = append(r.out, Release{i, c.buffer})
+			r.out = append(r.out, Release{Conn: i, Data: c.buffer})
 			c.buffer = nil
 		} else if r.data != nil && r.data.id == r.current {
 			r.data.passed = true
 		}
 		return statusOK
 	})
-	export("proxy_close_stream", func(ctx context.Context, _ uint32) uint32 {
+	export("proxy_close_stream", func(ctx context.Context, kind uint32) uint32 {
 		r := rig(ctx)
-		if r.data != nil {
+		if i, c := r.held(); c != nil && kind == 2 {
+			r.out = append(r.out, Release{Conn: i, Closed: true})
+		} else if r.data != nil {
 			r.data.closed = true
 		}
 		return statusOK

@@ -89,6 +89,10 @@ func onTick(id uint32) {
 		p.Tick()
 	}
 	vm.Release(ready, pass)
+	hasty = false
+	for c := vm.Waking(); c != nil; c = vm.Waking() {
+		wake(c)
+	}
 	proxySetEffectiveContext(id)
 	arm()
 }
@@ -109,6 +113,25 @@ func pass(_ *filter.Conn, frames []byte) {
 	data.Prepend(frames)
 	proxyContinueStream(streamDownstream)
 }
+
+// wake lets a relayed connection send what it owes its server.
+func wake(c *filter.Conn) {
+	if !ready(c) {
+		c.Sleep() // what is owed goes with what is in the buffer
+		return
+	}
+	defer contain(c)
+	data = buffer{kind: bufferDownstream}
+	if c.Wake(&data) == filter.Close {
+		proxyCloseStream(streamDownstream)
+		proxyCloseStream(streamUpstream)
+		return
+	}
+	proxyContinueStream(streamDownstream)
+}
+
+// hasty says that the timer was set because a connection wants to be woken.
+var hasty bool
 
 // arm sets the timer of the plugin at hand to the moment when the next delayed request is due, if there is one.
 func arm() {
@@ -147,7 +170,12 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 	}
 	defer contain(c)
 	data = buffer{kind: kind, length: size}
-	switch c.Data(side, &data, int(size), end != 0) {
+	action := c.Data(side, &data, int(size), end != 0)
+	if !hasty && vm.Waking() != nil {
+		hasty = true
+		arm()
+	}
+	switch action {
 	case filter.Close:
 		proxyCloseStream(streamDownstream)
 		proxyCloseStream(streamUpstream)
@@ -157,6 +185,9 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 		// connection is paused.
 		proxyContinueStream(streamDownstream)
 		arm()
+		return actionPause
+	case filter.Yield:
+		proxyContinueStream(streamDownstream)
 		return actionPause
 	}
 	return actionContinue

@@ -110,6 +110,7 @@ func (b *buffer) CopyTo(dst []byte, off int) {
 
 func (b *buffer) Prepend(p []byte) {
 	proxySetBufferBytes(b.kind, 0, 0, unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)))
+	b.length += uint32(len(p))
 }
 
 func (b *buffer) Replace(p []byte) {
