@@ -5,9 +5,9 @@
 // # What is left out
 //
 // Push: a PUSH_PROMISE is an error, as SETTINGS_ENABLE_PUSH 0 says. Priorities are read and ignored. Our own header blocks use the
-// static table and literals only, so that nothing has to be remembered from one to the next; the peer's are asked to do the
-// same (SETTINGS_HEADER_TABLE_SIZE 0), but may use a table of the default size until the peer has read that, and a server's
-// peer has sent its first requests by then. So [Decoder] has a table, which is gone once the peer says so.
+// static table and literals only, so that nothing has to be remembered from one to the next. The peer's may use a table of the
+// default size, which [Decoder] keeps: a server cannot do without, for its peer has sent its first requests before it can have read
+// that none is wanted.
 //
 // # Flow control
 //
