@@ -31,6 +31,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
+	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
 
 // Sink takes the complete desired state and makes it so. Apply is never called before there is a complete one; it keeps no
@@ -45,8 +46,8 @@ type Options struct {
 	ConfigPath string // of the configuration file
 	Version    string // of the program, as the API shows it
 	Log        *slog.Logger
-	// Listening, if set, is told the addresses once both servers listen.
-	Listening func(mcp, api net.Addr)
+	// Listening, if set, is told the addresses once the servers listen; xds is nil where there is none for sidecars.
+	Listening func(mcp, api, xds net.Addr)
 }
 
 // Run runs mcp-server until ctx is done, and returns nil then. An error at the start is one in the configuration, or an
@@ -69,6 +70,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	tlsXDS, err := serverTLS(spec.XDS.TLS, o.Log, "h2")
+	if err != nil {
+		return err
+	}
 	tlsAPI, err := serverTLS(spec.API.TLS, o.Log, "http/1.1")
 	if err != nil {
 		return err
@@ -80,9 +85,13 @@ func Run(ctx context.Context, o Options) error {
 		Kinds: builtin.Kinds, StateDir: spec.State.Dir, Quiet: spec.HoldOff.Quiet, MaxDelay: spec.HoldOff.Max, Log: o.Log,
 	})
 	server := mcp.New(mcp.Options{Log: o.Log, Metrics: registry, Token: secret(spec.MCP.Token)})
+	var endpoints *xds.Server
+	if spec.Listen() != "" {
+		endpoints = xds.New(xds.Options{Log: o.Log, Metrics: registry, Token: secret(spec.XDS.Token)})
+	}
 	scraper := telemetry.New(telemetry.Options{Targets: targets(spec), Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
 	p := &pipeline{
-		o: o, manager: manager, server: server, sinks: []Sink{server}, scraper: scraper, store: new(store.Store),
+		o: o, manager: manager, server: server, sinks: []Sink{server}, endpoints: endpoints, scraper: scraper, store: new(store.Store),
 		started: spec, spec: spec, text: text, metrics: newPipelineMetrics(registry, manager), wake: make(chan struct{}, 1), shown: make(chan struct{}),
 	}
 	web := console.New(console.Options{
@@ -94,6 +103,7 @@ func Run(ctx context.Context, o Options) error {
 		return &config.Error{File: path, Faults: adapters.AsFaults(err).Under("spec.registries")}
 	}
 	p.readRules()
+	p.readToken()
 
 	var listen net.ListenConfig
 	lMCP, err := listen.Listen(ctx, "tcp", spec.MCP.Address)
@@ -105,12 +115,26 @@ func Run(ctx context.Context, o Options) error {
 		lMCP.Close()
 		return fmt.Errorf("app: API: %w", err)
 	}
+	var lXDS net.Listener
+	var addressXDS net.Addr
+	if endpoints != nil {
+		if lXDS, err = listen.Listen(ctx, "tcp", spec.Listen()); err != nil {
+			lMCP.Close()
+			lAPI.Close()
+			return fmt.Errorf("app: endpoint discovery service: %w", err)
+		}
+		addressXDS = lXDS.Addr()
+		o.Log.Info("listening for sidecars", "xds", addressXDS.String())
+	}
 	o.Log.Info("listening", "mcp", lMCP.Addr().String(), "api", lAPI.Addr().String())
 	if o.Listening != nil {
-		o.Listening(lMCP.Addr(), lAPI.Addr())
+		o.Listening(lMCP.Addr(), lAPI.Addr(), addressXDS)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(ctx, lMCP, tlsMCP) })
+	if endpoints != nil {
+		g.Go(func() error { return endpoints.Serve(ctx, lXDS, tlsXDS) })
+	}
 	g.Go(func() error { return web.Serve(ctx, lAPI, tlsAPI) })
 	g.Go(func() error { return manager.Run(ctx) })
 	g.Go(func() error { return scraper.Run(ctx) })
@@ -150,16 +174,17 @@ func istiods(s *mcp.Server) []api.Istiod {
 
 // pipeline turns whatever changes into what is served.
 type pipeline struct {
-	o       Options
-	manager *adapters.Manager
-	server  *mcp.Server
-	sinks   []Sink
-	scraper *telemetry.Scraper
-	store   *store.Store
-	metrics *pipelineMetrics
-	started *config.Spec  // what was in force when the servers began
-	wake    chan struct{} // rules or the configuration have changed
-	writing sync.Mutex    // held while rules are written; before mu
+	o         Options
+	manager   *adapters.Manager
+	server    *mcp.Server
+	sinks     []Sink
+	endpoints *xds.Server // nil where nobody listens for sidecars
+	scraper   *telemetry.Scraper
+	store     *store.Store
+	metrics   *pipelineMetrics
+	started   *config.Spec  // what was in force when the servers began
+	wake      chan struct{} // rules or the configuration have changed
+	writing   sync.Mutex    // held while rules are written; before mu
 
 	mu         sync.Mutex // guards what follows; it is written by lookAtFiles
 	spec       *config.Spec
@@ -172,11 +197,12 @@ type pipeline struct {
 	shown      chan struct{}   // closed, and replaced, whenever the store shows something new
 	faults     []model.Problem // of the configuration
 	pending    []model.Problem // changes that need a restart
+	token      string          // what sidecars show us
 }
 
 // ready tells why istiod cannot be served yet.
 func (p *pipeline) ready() error {
-	if p.server.Serving() {
+	if p.server.Serving() && (p.endpoints == nil || p.endpoints.Serving()) {
 		return nil
 	}
 	var waiting []string
@@ -216,12 +242,21 @@ func (p *pipeline) run(ctx context.Context) error {
 		case <-p.wake:
 		}
 		p.mu.Lock()
-		spec, rules, own, version := p.spec, p.rules, slices.Concat(p.faults, p.pending), p.version
+		spec, rules, token, own, version := p.spec, p.rules, p.token, slices.Concat(p.faults, p.pending), p.version
 		p.mu.Unlock()
-		r := render(latest, rules, spec, p.metrics.measure)
+		if p.endpoints == nil {
+			var problems []model.Problem
+			spec, problems = withoutXDS(spec)
+			own = append(own, problems...)
+		}
+		r := render(latest, rules, spec, token, p.metrics.measure)
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
 		// that has been added and cannot be heard yet must not hold up the others.
 		if latest.Complete || served {
+			// Endpoints first: a sidecar that hears of a lifted service asks for them at once.
+			if p.endpoints != nil {
+				p.endpoints.Apply(r.Endpoints)
+			}
 			for _, sink := range p.sinks {
 				done := p.metrics.measure("apply")
 				err := sink.Apply(ctx, r.Set)
@@ -289,6 +324,7 @@ func (p *pipeline) folders() []string {
 func (p *pipeline) lookAtFiles(ctx context.Context) func() {
 	return func() {
 		changed := p.readConfig(ctx)
+		changed = p.readToken() || changed
 		if p.readRules() || changed {
 			p.stir()
 		}
@@ -357,6 +393,7 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 		old, new any
 	}{
 		{"spec.mcp", p.started.MCP, cfg.Spec.MCP}, {"spec.api", p.started.API, cfg.Spec.API},
+		{"spec.xds.address", p.started.XDS.Address, cfg.Spec.XDS.Address}, {"spec.xds.tls", p.started.XDS.TLS, cfg.Spec.XDS.TLS}, {"spec.xds.token", p.started.XDS.Token, cfg.Spec.XDS.Token},
 		{"spec.state", p.started.State, cfg.Spec.State}, {"spec.holdOff", p.started.HoldOff, cfg.Spec.HoldOff},
 	} {
 		if !reflect.DeepEqual(c.old, c.new) {
@@ -368,6 +405,24 @@ func (p *pipeline) readConfig(ctx context.Context) bool {
 	p.o.Log.Info("configuration taken over", "registries", len(cfg.Spec.Registries), "restart_needed", len(p.pending) > 0)
 	p.metrics.reloads.WithLabelValues("ok").Inc()
 	return true
+}
+
+// readToken reads what sidecars show us and tells whether it is different. One that cannot be read leaves what was.
+func (p *pipeline) readToken() bool {
+	read := secret(p.started.XDS.Token)
+	if read == nil {
+		return false
+	}
+	token, err := read()
+	if err != nil {
+		p.o.Log.Error("the token of sidecars cannot be read", "error", err)
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := token != p.token
+	p.token = token
+	return changed
 }
 
 // readRules reads the rules and tells whether anything is different.

@@ -113,7 +113,7 @@ func start(t *testing.T, dir string) *program {
 	listening, done := make(chan [2]net.Addr, 1), make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Options{ConfigPath: filepath.Join(dir, "isthmus.yaml"), Log: slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Listening: func(mcp, api net.Addr) { listening <- [2]net.Addr{mcp, api} }})
+			Listening: func(mcp, api, _ net.Addr) { listening <- [2]net.Addr{mcp, api} }})
 	}()
 	p.stop = sync.OnceFunc(func() {
 		p.http.CloseIdleConnections()

@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
+	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
 
 // Rendered is what istiod gets, and what became of everything on the way.
@@ -18,27 +19,30 @@ type Rendered struct {
 	Hosts      map[model.Key][]store.Host
 	Generation string          // of the filter's configuration; "" where there is no filter
 	Problems   []store.Problem // of all stages but the configuration
+	// Endpoints are those of lifted services, which do not go through istiod.
+	Endpoints *xds.Assignments
 }
 
 // Render is the whole of what mcp-server does to data: it is pure, and what runs in production and offline alike. spec must
 // come from config.Parse, so that it is valid and has its defaults.
 func Render(s *model.Snapshot, rules governance.Rules, spec *config.Spec) Rendered {
-	return render(s, rules, spec, func(string) func() { return func() {} })
+	return render(s, rules, spec, "", func(string) func() { return func() {} })
 }
 
-// render also reports how long each stage takes.
-func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, measure func(stage string) (done func())) Rendered {
+// render also reports how long each stage takes. token is what sidecars show us.
+func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token string, measure func(stage string) (done func())) Rendered {
 	done := measure("translate")
 	t := translate.Translate(s, translateOptions(&spec.Mesh))
 	done()
 	done = measure("govern")
 	g := governance.Compile(rules.Items, t.TCPPorts, governanceOptions(spec))
+	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
 	done()
-	set, err := resource.Union(t.Set(), g.Set)
-	if err != nil { // they hold different types
+	set, err := resource.Union(t.Set(), g.Set, lifting)
+	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}}
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: assignments(t, spec.Mesh.Namespace)}
 	if g.Set.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}
@@ -61,13 +65,14 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, measur
 	add(store.StageTranslate, t.Problems)
 	add(store.StageRules, rules.Problems)
 	add(store.StageRules, g.Problems)
+	add(store.StageConfig, liftProblems)
 	return out
 }
 
 func translateOptions(m *config.Mesh) translate.Options {
 	return translate.Options{
 		Namespace: m.Namespace, ExportTo: m.ExportTo, Naming: translate.Naming{Suffix: m.HostSuffix}, VirtualAddresses: m.Virtual(),
-		EndpointsOnly: m.Addressing == config.AddressingEndpoints,
+		EndpointsOnly: m.Addressing == config.AddressingEndpoints, Lift: liftSelectors(&m.Lift),
 	}
 }
 

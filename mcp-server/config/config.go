@@ -76,6 +76,7 @@ type Spec struct {
 	Registries []adapters.Registry `yaml:"registries"`
 	MCP        MCP                 `yaml:"mcp"`
 	API        API                 `yaml:"api"`
+	XDS        XDS                 `yaml:"xds"`
 	Mesh       Mesh                `yaml:"mesh"`
 	Filter     Filter              `yaml:"filter"`
 	Rules      Rules               `yaml:"rules"`
@@ -132,6 +133,7 @@ type Mesh struct {
 	// Addressing says how services over TCP are called: "both" (default) by their own virtual addresses too, which costs a listener and a
 	// cluster for each service in each sidecar, or only by their "endpoints".
 	Addressing string `yaml:"addressing"`
+	Lift       Lift   `yaml:"lift"`
 }
 
 // Filter says how the Wasm filter gets into the sidecars. Without URL it does not.
@@ -247,6 +249,7 @@ func (c *Config) Validate() adapters.Faults {
 		f.Add("spec.api.address", "is also spec.mcp.address")
 	}
 	f = append(f, s.Mesh.validate().Under("spec.mesh")...)
+	f = append(f, s.XDS.validate(len(s.Mesh.Lift.Services) > 0).Under("spec.xds")...)
 	f = append(f, s.Filter.validate().Under("spec.filter")...)
 	f = append(f, s.HoldOff.validate().Under("spec.holdOff")...)
 	f = append(f, s.Telemetry.validate().Under("spec.telemetry")...)
@@ -332,6 +335,7 @@ func (m Mesh) validate() adapters.Faults {
 			f.Add(fmt.Sprintf("exportTo[%d]", i), "%q is neither *, . or ~ nor the name of a namespace", e)
 		}
 	}
+	f = append(f, m.Lift.validate().Under("lift")...)
 	return f
 }
 
@@ -526,6 +530,7 @@ func (c *Config) resolve(dir string) {
 	s := &c.Spec
 	for _, p := range []*string{
 		&s.Rules.Path, &s.State.Dir, &s.MCP.Token.File, &s.API.Token.File,
+		&s.XDS.Token.File, &s.XDS.TLS.CertFile, &s.XDS.TLS.KeyFile, &s.XDS.TLS.ClientCAFile,
 		&s.MCP.TLS.CertFile, &s.MCP.TLS.KeyFile, &s.MCP.TLS.ClientCAFile, &s.API.TLS.CertFile, &s.API.TLS.KeyFile, &s.API.TLS.ClientCAFile,
 	} {
 		if *p != "" && !filepath.IsAbs(*p) {

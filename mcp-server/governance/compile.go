@@ -83,7 +83,7 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 		}
 		return out
 	}
-	if out.Set, err = resource.NewSet(extension(config, ports, o)); err != nil {
+	if out.Set, err = resource.NewSet(named(ExtensionName, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o)); err != nil {
 		panic("governance: " + err.Error())
 	}
 	return out
@@ -154,7 +154,15 @@ func render(p *plugin.Plugin) (*structpb.Struct, error) {
 	return config, protojson.Unmarshal(b, config)
 }
 
-func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Resource {
+func (o *Options) namespace() string {
+	if o.Namespace == "" {
+		return "istio-system"
+	}
+	return o.Namespace
+}
+
+// named puts the filter on ports under a name, with a configuration.
+func named(name string, mode types.WorkloadMode, config *structpb.Struct, ports []uint16, o Options) []resource.Resource {
 	fail := extensions.FailStrategy_FAIL_OPEN
 	if o.FailClosed {
 		fail = extensions.FailStrategy_FAIL_CLOSE
@@ -163,16 +171,13 @@ func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Re
 	for i, p := range ports {
 		selectors[i] = &types.PortSelector{Number: uint32(p)}
 	}
-	namespace := o.Namespace
-	if namespace == "" {
-		namespace = "istio-system"
-	}
+	namespace := o.namespace()
 	labels := map[string]string{labelManagedBy: "isthmus"}
 	return []resource.Resource{
 		{
-			Type: resource.TypeTrafficExtension, Namespace: namespace, Name: ExtensionName, Labels: labels,
+			Type: resource.TypeTrafficExtension, Namespace: namespace, Name: name, Labels: labels,
 			Body: &extensions.TrafficExtension{
-				Match: []*extensions.TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: selectors}},
+				Match: []*extensions.TrafficSelector{{Mode: mode, Ports: selectors}},
 				FilterConfig: &extensions.TrafficExtension_Wasm{Wasm: &extensions.WasmConfig{
 					Type: extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
 					PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
@@ -180,9 +185,9 @@ func extension(config *structpb.Struct, ports []uint16, o Options) []resource.Re
 			},
 		},
 		{
-			Type: resource.TypeWasmPlugin, Namespace: namespace, Name: ExtensionName, Labels: labels,
+			Type: resource.TypeWasmPlugin, Namespace: namespace, Name: name, Labels: labels,
 			Body: &extensions.WasmPlugin{
-				Match: []*extensions.WasmPlugin_TrafficSelector{{Mode: types.WorkloadMode_CLIENT_AND_SERVER, Ports: slices.Clone(selectors)}},
+				Match: []*extensions.WasmPlugin_TrafficSelector{{Mode: mode, Ports: slices.Clone(selectors)}},
 				Type:  extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
 				PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
 			},

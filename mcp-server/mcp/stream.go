@@ -3,7 +3,6 @@ package mcp
 import (
 	"cmp"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"io"
 	"slices"
@@ -14,10 +13,10 @@ import (
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/isthmus-mesh/isthmus/mcp-server/grpcserver"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 )
 
@@ -97,7 +96,7 @@ func (c *client) describe() Client {
 // StreamAggregatedResources serves one client until it leaves or the server stops.
 func (s *Server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
 	ctx := stream.Context()
-	if err := s.authorize(ctx); err != nil {
+	if err := grpcserver.Authorize(ctx, s.o.Token, s.o.Log); err != nil {
 		return err
 	}
 	c := &client{since: time.Now(), types: map[resource.Type]*subscription{}}
@@ -337,26 +336,4 @@ func wellFormed(t resource.Type) bool {
 	}
 	parts := strings.Split(string(t), "/")
 	return len(parts) == 3 && parts[0] != "" && strings.HasPrefix(parts[1], "v") && parts[2] != "" && !strings.HasPrefix(parts[0], "type.googleapis.com")
-}
-
-// authorize checks the bearer token where one is configured.
-func (s *Server) authorize(ctx context.Context) error {
-	if s.o.Token == nil {
-		return nil
-	}
-	want, err := s.o.Token()
-	if err != nil {
-		s.o.Log.Error("the token of mcp clients cannot be read", "error", err)
-		return status.Error(codes.Unauthenticated, "no token can be checked")
-	}
-	if want == "" {
-		return nil
-	}
-	md, _ := metadata.FromIncomingContext(ctx)
-	for _, v := range md.Get("authorization") {
-		if subtle.ConstantTimeCompare([]byte(v), []byte("Bearer "+want)) == 1 {
-			return nil
-		}
-	}
-	return status.Error(codes.Unauthenticated, "a bearer token is needed")
 }

@@ -74,6 +74,11 @@ func (n Naming) PortHost(port uint16) string {
 	return "port-" + strconv.Itoa(int(port)) + "." + n.suffix()
 }
 
+// ProvidersHost returns the host under which the providers of lifted services on a port are known to their own sidecars.
+func (n Naming) ProvidersHost(port uint16) string {
+	return "providers-" + strconv.Itoa(int(port)) + "." + n.suffix()
+}
+
 func (n Naming) host(k model.Key, p model.Protocol) (string, bool) {
 	labels := interfaceLabels(k)
 	if k.Version != "" {

@@ -30,6 +30,8 @@ type Options struct {
 	// EndpointsOnly hides services over TCP from callers: nobody's sidecar gets a listener and a cluster for each of them, and only
 	// calls to the endpoints' own addresses are carried. Providers' sidecars are as they are without it.
 	EndpointsOnly bool
+	// Lift selects the services whose calls travel as HTTP/2 streams, as far as they can.
+	Lift []LiftSelector
 }
 
 func (o Options) withDefaults() Options {
@@ -67,6 +69,10 @@ type Translation struct {
 	// TCPPorts are the ports on which RPC over TCP is spoken: those of the endpoints and those that the services are given.
 	// Sorted, each once.
 	TCPPorts []uint16
+	// Lifted are the services whose calls travel as HTTP/2 streams, in the order of Services, and LiftedPorts the ports on which
+	// they do: sorted, each once, none of them in TCPPorts.
+	Lifted      []Lifted
+	LiftedPorts []uint16
 	// Problems are what could not be rendered as the registries say it. Sorted, each once.
 	Problems []model.Problem
 
@@ -81,8 +87,9 @@ type Service struct {
 	Address  netip.Addr // virtual; not valid where the range is full
 	Port     uint16     // at the virtual address; endpoints may listen on others
 	PortName string
-	Carried  int // endpoints that take traffic
-	LeftOut  int // endpoints that are disabled, have weight 0 or cannot be rendered
+	Carried  int  // endpoints that take traffic
+	LeftOut  int  // endpoints that are disabled, have weight 0 or cannot be rendered
+	Lifted   bool // its calls travel as HTTP/2 streams, see Translation.Lifted
 }
 
 // Istio renders a snapshot as ServiceEntries, and a WorkloadEntry for each address.
@@ -112,6 +119,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 		seen[svc.Key] = true
 		parts = append(parts, o.parts(svc, shared, &problems)...)
 	}
+	o.lift(parts, &problems)
 	hosts := make([]string, len(parts))
 	for i := range parts {
 		hosts[i] = parts[i].host
@@ -120,6 +128,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 
 	ports := map[uint16]bool{}     // of TCP endpoints
 	listening := map[uint16]bool{} // and of TCP services
+	lifted := map[uint16]bool{}
 	var resources []resource.Resource
 	for i := range parts {
 		p := &parts[i]
@@ -130,7 +139,18 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 		} else {
 			problems.add(model.SeverityError, p.host, "AddressesExhausted", "no virtual address is free in %s for %s; it can only be reached at its endpoints' addresses until the range is made larger", o.VirtualAddresses, p.service.Key)
 		}
-		r := o.serviceEntry(p, &svc, labels, &problems)
+		var r resource.Resource
+		if p.lifted {
+			var l Lifted
+			r, l = o.liftedEntry(p, &svc, labels, &problems)
+			t.Lifted = append(t.Lifted, l)
+			for _, port := range l.Ports {
+				lifted[port] = true
+			}
+		} else {
+			r = o.serviceEntry(p, &svc, labels, &problems)
+		}
+		svc.Lifted = p.lifted
 		if p.wire.tcp() {
 			listening[port] = true
 			for _, e := range p.endpoints {
@@ -151,7 +171,9 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 		}
 		resources = append(resources, o.catchAll(port))
 	}
+	resources = append(resources, o.providers(t.Lifted)...)
 	resources = append(resources, o.workloads(s.Services)...)
+	t.LiftedPorts = slices.Sorted(maps.Keys(lifted))
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
 	set, err := resource.NewSet(resources)
 	if err != nil { // names are unique, and everything in a body was made valid UTF-8
@@ -170,6 +192,7 @@ type part struct {
 	host      string
 	readable  bool
 	main      bool
+	lifted    bool
 	endpoints []*model.Endpoint // also those that take no traffic
 }
 

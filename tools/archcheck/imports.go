@@ -60,8 +60,9 @@ var rules = []rule{
 	{folder: "mcp-server/translate", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{protobuf, "istio.io/api/"}},
 	// governance reads what people write with the strict decoder of adapters, which also reads mcp-server's configuration.
 	{folder: "mcp-server/governance", internal: []string{"adapters", "adapters/model", "mcp-server/resource", "wasm-filters/config"}, external: []string{protobuf, "istio.io/api/", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml"}},
-	{folder: "mcp-server/mcp", internal: []string{"mcp-server/resource"}, external: []string{"*"}, forbid: kubernetes},
-	{folder: "mcp-server/xds", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{"*"}, forbid: kubernetes},
+	{folder: "mcp-server/grpcserver", external: []string{"google.golang.org/grpc/"}},
+	{folder: "mcp-server/mcp", internal: []string{"mcp-server/grpcserver", "mcp-server/resource"}, external: []string{"*"}, forbid: kubernetes},
+	{folder: "mcp-server/xds", internal: []string{"adapters/model", "mcp-server/grpcserver", "mcp-server/resource"}, external: []string{"*"}, forbid: kubernetes},
 	{folder: "mcp-server/kube", internal: []string{"adapters/model", "mcp-server/resource", "mcp-server/governance"}, external: []string{"*"}},
 	{folder: "mcp-server/store", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/telemetry", internal: []string{"adapters/model"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},

@@ -1,0 +1,56 @@
+package app
+
+import (
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/config"
+	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
+	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
+)
+
+func liftSelectors(l *config.Lift) []translate.LiftSelector {
+	out := make([]translate.LiftSelector, len(l.Services))
+	for i, s := range l.Services {
+		out[i] = translate.LiftSelector(s)
+	}
+	return out
+}
+
+// liftOptions says how the lifted services of t are lifted. token is what sidecars show us.
+func liftOptions(t *translate.Translation, spec *config.Spec, token string) governance.LiftOptions {
+	host, port := spec.Advertised()
+	c := spec.XDS.Sidecars
+	o := governance.LiftOptions{
+		Ports: t.LiftedPorts, Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
+		XDS: governance.XDS{Host: host, Port: port, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, Token: token},
+	}
+	for _, l := range t.Lifted {
+		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed})
+	}
+	return o
+}
+
+// assignments are the endpoints of the lifted services.
+func assignments(t *translate.Translation, namespace string) *xds.Assignments {
+	services := make([]xds.Service, len(t.Lifted))
+	for i, l := range t.Lifted {
+		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+		for j, e := range l.Endpoints {
+			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels}
+		}
+		services[i] = s
+	}
+	return xds.NewAssignments(services, nil)
+}
+
+// withoutXDS returns the configuration without lifted services, where nobody would tell sidecars their endpoints, and a Problem
+// that says so.
+func withoutXDS(spec *config.Spec) (*config.Spec, []model.Problem) {
+	if len(spec.Mesh.Lift.Services) == 0 {
+		return spec, nil
+	}
+	s := *spec
+	s.Mesh.Lift.Services = nil
+	return &s, []model.Problem{{Severity: model.SeverityWarning, Place: "spec.mesh.lift", Code: "RestartNeeded",
+		Message: "no service is lifted before mcp-server is started again: it does not listen for sidecars"}}
+}

@@ -1,0 +1,243 @@
+package governance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"net/netip"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
+	types "istio.io/api/type/v1beta1"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+)
+
+// The names of the resources that lift services, and of what they put into sidecars.
+const (
+	LiftName  = "isthmus-lift"  // the extension that makes HTTP/2 of calls, and the EnvoyFilter
+	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again, and the internal listener that does so for callers
+
+	xdsCluster      = "isthmus-xds"                  // our endpoint discovery service
+	originalCluster = "isthmus-original-destination" // where the internal listener sends calls
+)
+
+// extensionResource begins the name by which a sidecar asks istiod for an extension's configuration (istio.io/istio
+// pilot/pkg/model, TrafficExtensionResourceNamePrefix).
+const extensionResource = "extensions.istio.io/trafficextension/"
+
+// originalDst hands an endpoint's address from a cluster to the internal listener.
+const originalDst = "envoy.filters.listener.original_dst"
+
+// LiftedHost is a lifted service, as far as sidecars have to be told.
+type LiftedHost struct {
+	Key    model.Key
+	Host   string
+	Hashed bool // the filter cannot find out the host by itself
+}
+
+// LiftOptions say how services are lifted.
+type LiftOptions struct {
+	Hosts       []LiftedHost
+	Ports       []uint16 // on which lifted services are called; sorted
+	Suffix      string   // of the hosts
+	Attachments []string // that become headers
+	XDS         XDS
+}
+
+// XDS is our endpoint discovery service as sidecars see it.
+type XDS struct {
+	Host string // address or name
+	Port uint16
+	// CAFile, in the sidecars, verifies us; "" is plaintext. CertFile and KeyFile, there too, are what we ask for. ServerName is
+	// what our certificate must be for; default Host.
+	CAFile, CertFile, KeyFile, ServerName string
+	// Token is what sidecars send as bearer token. Whoever may read their configuration can read it.
+	Token string
+}
+
+// Lift renders what makes sidecars lift calls: an extension for callers and one for providers, both with the rules in c, and an
+// EnvoyFilter by which the clusters of the lifted services get their endpoints from us and reach them through an internal
+// listener. There is nothing where no service is lifted.
+func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem) {
+	if len(l.Hosts) == 0 {
+		return resource.Set{}, nil
+	}
+	if o.URL == "" {
+		return resource.Set{}, []model.Problem{{Severity: model.SeverityError, Place: "spec.mesh.lift", Code: "NotEnforced",
+			Message: "services are to be lifted, but no filter is configured that would lift them"}}
+	}
+	lift := map[string]any{}
+	if l.Suffix != "" {
+		lift["suffix"] = l.Suffix
+	}
+	if len(l.Attachments) > 0 {
+		lift["attachments"] = l.Attachments
+	}
+	var hosts []any
+	for _, h := range l.Hosts {
+		if !h.Hashed {
+			continue
+		}
+		host := map[string]any{"service": h.Key.Interface, "host": h.Host}
+		if h.Key.Version != "" {
+			host["version"] = h.Key.Version
+		}
+		if h.Key.Group != "" {
+			host["group"] = h.Key.Group
+		}
+		hosts = append(hosts, host)
+	}
+	if hosts != nil {
+		lift["hosts"] = hosts
+	}
+	resources := named(LiftName, types.WorkloadMode_CLIENT, withSection(c, "lift", lift), l.Ports, o)
+	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, withSection(c, "lower", map[string]any{}), l.Ports, o)...)
+	resources = append(resources, resource.Resource{
+		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
+		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
+	})
+	set, err := resource.NewSet(resources)
+	if err != nil { // made of what has been checked
+		panic("governance: " + err.Error())
+	}
+	return set, nil
+}
+
+// withSection returns the filter's configuration with one more section, under a generation of its own.
+func withSection(c *Compiled, name string, section map[string]any) *structpb.Struct {
+	p := c.Plugin
+	p.Generation = ""
+	text, err := json.Marshal(&p)
+	var fields map[string]any
+	if err == nil {
+		err = json.Unmarshal(text, &fields)
+	}
+	if err == nil {
+		fields[name] = section
+		text, err = json.Marshal(fields) // keys sorted
+	}
+	if err == nil {
+		sum := sha256.Sum256(text)
+		fields["generation"] = hex.EncodeToString(sum[:6])
+		text, err = json.Marshal(fields)
+	}
+	config := new(structpb.Struct)
+	if err == nil {
+		err = protojson.Unmarshal(text, config)
+	}
+	if err != nil { // it is made of what has been checked
+		panic("governance: " + err.Error())
+	}
+	return config
+}
+
+type object = map[string]any
+
+// patches are those of the EnvoyFilter: the cluster of our service, what the internal listener needs, and two for each lifted
+// service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
+func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
+		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, object{
+			"name": originalCluster, "type": "ORIGINAL_DST", "connect_timeout": "5s", "lb_policy": "CLUSTER_PROVIDED",
+		}),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, object{
+			"name": LowerName, "internal_listener": object{},
+			"listener_filters": []any{object{"name": originalDst,
+				"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
+			"filter_chains": []any{object{"filters": []any{
+				object{"name": extensionResource + o.namespace() + "." + LowerName, "config_discovery": object{
+					"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
+					"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
+				}},
+				object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
+					"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+					"stat_prefix": LowerName, "cluster": originalCluster, "idle_timeout": "0s",
+				}},
+			}}},
+		}),
+	}
+	var source object
+	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
+	if l.XDS.Token != "" {
+		grpc["initial_metadata"] = []any{object{"key": "authorization", "value": "Bearer " + l.XDS.Token}}
+	}
+	source = object{"resource_api_version": "V3", "api_config_source": object{
+		"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": []any{grpc}, "set_node_on_first_message_only": true,
+	}}
+	for _, h := range l.Hosts {
+		patches = append(patches,
+			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}),
+			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": object{
+				"name": "envoy.transport_sockets.internal_upstream",
+				"typed_config": object{
+					"@type":                "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
+					"passthrough_metadata": []any{object{"kind": object{"host": object{}}, "name": originalDst}},
+					"transport_socket": object{"name": "envoy.transport_sockets.raw_buffer",
+						"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}},
+				},
+			}}))
+	}
+	return patches
+}
+
+// cluster is our service as a cluster of a sidecar.
+func (x *XDS) cluster() object {
+	kind := "STRICT_DNS"
+	if _, err := netip.ParseAddr(x.Host); err == nil {
+		kind = "STATIC"
+	}
+	c := object{
+		"name": xdsCluster, "type": kind, "connect_timeout": "1s",
+		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+			"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "5s"}}},
+		}},
+		// A stream for each cluster: the default circuit breaker would stop at 1024.
+		"circuit_breakers": object{"thresholds": []any{object{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}}},
+		"load_assignment": object{"cluster_name": xdsCluster, "endpoints": []any{object{"lb_endpoints": []any{object{
+			"endpoint": object{"address": object{"socket_address": object{"address": x.Host, "port_value": int(x.Port)}}}}}}}},
+	}
+	if x.CAFile != "" {
+		common := object{"validation_context": object{"trusted_ca": object{"filename": x.CAFile}}}
+		name := x.ServerName
+		if name == "" {
+			name = x.Host
+		}
+		common["validation_context"].(object)["match_typed_subject_alt_names"] = subject(name)
+		if x.CertFile != "" {
+			common["tls_certificates"] = []any{object{"certificate_chain": object{"filename": x.CertFile}, "private_key": object{"filename": x.KeyFile}}}
+		}
+		context := object{"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "common_tls_context": common}
+		if _, err := netip.ParseAddr(name); err != nil {
+			context["sni"] = name
+		}
+		c["transport_socket"] = object{"name": "envoy.transport_sockets.tls", "typed_config": context}
+	}
+	return c
+}
+
+// subject is the name that a certificate must be for.
+func subject(name string) []any {
+	kind := "DNS"
+	if _, err := netip.ParseAddr(name); err == nil {
+		kind = "IP_ADDRESS"
+	}
+	return []any{object{"san_type": kind, "matcher": object{"exact": name}}}
+}
+
+// patch makes one patch for outbound traffic; host, if it is not "", is the service whose clusters are meant.
+func patch(to networking.EnvoyFilter_ApplyTo, host string, op networking.EnvoyFilter_Patch_Operation, value object) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	match := &networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: networking.EnvoyFilter_SIDECAR_OUTBOUND}
+	if host != "" {
+		match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Cluster{Cluster: &networking.EnvoyFilter_ClusterMatch{Service: host}}
+	}
+	body, err := structpb.NewStruct(value)
+	if err != nil { // literals, and strings that are valid UTF-8
+		panic("governance: " + err.Error())
+	}
+	return &networking.EnvoyFilter_EnvoyConfigObjectPatch{ApplyTo: to, Match: match, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: body}}
+}

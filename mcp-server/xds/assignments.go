@@ -1,0 +1,262 @@
+package xds
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
+)
+
+// LowerListener is the internal listener in a caller's Envoy that turns HTTP/2 back into the provider's own protocol.
+const LowerListener = "isthmus-lower"
+
+// OriginalDestination is the key of an endpoint's metadata that hands the provider's address to that listener (Envoy's listener
+// filter original_dst reads its field "local").
+const OriginalDestination = "envoy.filters.listener.original_dst"
+
+// The metadata that Istio puts on endpoints: who it is, for metrics, and whether it speaks Istio's mutual TLS.
+const (
+	istioMetadata     = "istio"
+	transportMetadata = "envoy.transport_socket_match"
+)
+
+// labelVersion is the label by which a subset is found whose DestinationRule is not known here.
+const labelVersion = "version"
+
+// Service is one lifted service.
+type Service struct {
+	Host      string
+	Namespace string     // of its workloads, for metrics
+	Endpoints []Endpoint // those that take traffic
+}
+
+// Endpoint is one provider.
+type Endpoint struct {
+	Address  netip.AddrPort
+	Weight   uint32 // relative; 0 where nobody said one
+	Locality model.Locality
+	Labels   map[string]string // as Istio has them
+	// Lowers says that the provider's own sidecar takes HTTP/2 and turns it back. Else the caller's Envoy does.
+	Lowers bool
+}
+
+// Subset is a subset of a service's endpoints, as a DestinationRule names it: those that carry all of the labels.
+type Subset struct {
+	Name   string
+	Labels map[string]string
+}
+
+// Assignments are the endpoints of all lifted services at one moment. They are immutable, and safe for any number of goroutines.
+//
+// An Assignments answers for the names that istiod gives clusters, outbound|PORT|SUBSET|HOST: whatever the port, a service has one
+// set of endpoints. A subset that no DestinationRule here knows is taken for one of somebody's who wrote it into Kubernetes
+// by hand: it holds the endpoints whose label "version" is its name.
+type Assignments struct {
+	services map[string]*Service
+	subsets  map[string][]Subset
+
+	mu   sync.Mutex
+	made map[string]*Resource // by name
+}
+
+// NewAssignments makes Assignments of services, in any order, and of subsets by host. It takes over what it is given. Of two
+// services with one host the first holds.
+func NewAssignments(services []Service, subsets map[string][]Subset) *Assignments {
+	a := &Assignments{services: make(map[string]*Service, len(services)), subsets: subsets, made: map[string]*Resource{}}
+	for i := range services {
+		if _, ok := a.services[services[i].Host]; !ok {
+			a.services[services[i].Host] = &services[i]
+		}
+	}
+	return a
+}
+
+// Resource is a ClusterLoadAssignment as it is sent.
+type Resource struct {
+	Version string     // a hash of the content, equal for equal content also after a restart
+	Any     *anypb.Any // must not be changed
+}
+
+// ClusterName is a cluster's name in its parts.
+type ClusterName struct {
+	Host   string
+	Subset string // "" for the whole service
+	Port   uint16
+}
+
+// String returns the name as istiod writes it.
+func (n ClusterName) String() string {
+	return fmt.Sprintf("outbound|%d|%s|%s", n.Port, n.Subset, n.Host)
+}
+
+// maxName bounds a cluster's name, in bytes: a host and a subset of 253 each, and the rest.
+const maxName = 600
+
+// ParseClusterName reads the name of an outbound cluster; ok is false where it is none.
+func ParseClusterName(s string) (n ClusterName, ok bool) {
+	if len(s) > maxName {
+		return n, false
+	}
+	rest, ok := strings.CutPrefix(s, "outbound|")
+	if !ok {
+		return n, false
+	}
+	parts := strings.Split(rest, "|")
+	if len(parts) != 3 || parts[2] == "" {
+		return n, false
+	}
+	port, err := strconv.ParseUint(parts[0], 10, 16)
+	if err != nil {
+		return n, false
+	}
+	return ClusterName{Host: parts[2], Subset: parts[1], Port: uint16(port)}, true
+}
+
+// Lookup returns the endpoints of the cluster of that name, nil where no lifted service has one. A service that has lost all of
+// its endpoints still has a cluster, without any.
+func (a *Assignments) Lookup(name string) *Resource {
+	a.mu.Lock()
+	made, ok := a.made[name]
+	a.mu.Unlock()
+	if ok {
+		return made
+	}
+	n, ok := ParseClusterName(name)
+	if !ok {
+		return nil
+	}
+	s := a.services[n.Host]
+	if s == nil {
+		return nil
+	}
+	r := encode(Assignment(s, name, a.match(n)))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.made[name] = r
+	return r
+}
+
+// match returns the labels that the endpoints of a cluster carry.
+func (a *Assignments) match(n ClusterName) map[string]string {
+	if n.Subset == "" {
+		return nil
+	}
+	for _, s := range a.subsets[n.Host] {
+		if s.Name == n.Subset {
+			return s.Labels
+		}
+	}
+	return map[string]string{labelVersion: n.Subset}
+}
+
+// Services returns how many services there are.
+func (a *Assignments) Services() int { return len(a.services) }
+
+// Endpoints returns how many endpoints they have together.
+func (a *Assignments) Endpoints() int {
+	n := 0
+	for _, s := range a.services {
+		n += len(s.Endpoints)
+	}
+	return n
+}
+
+func encode(c *endpoint.ClusterLoadAssignment) *Resource {
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil { // everything in it is valid UTF-8: translate sees to that
+		panic("xds: " + err.Error())
+	}
+	sum := sha256.Sum256(wire)
+	return &Resource{
+		Version: base64.RawURLEncoding.EncodeToString(sum[:15]),
+		Any:     &anypb.Any{TypeUrl: TypeURL, Value: wire},
+	}
+}
+
+// Assignment makes the ClusterLoadAssignment of a cluster of a service: of the endpoints that carry all of the labels, grouped by
+// locality, sorted.
+func Assignment(s *Service, cluster string, labels map[string]string) *endpoint.ClusterLoadAssignment {
+	by := map[model.Locality][]*Endpoint{}
+	for i := range s.Endpoints {
+		if e := &s.Endpoints[i]; carries(e, labels) {
+			by[e.Locality] = append(by[e.Locality], e)
+		}
+	}
+	out := &endpoint.ClusterLoadAssignment{ClusterName: cluster}
+	for _, l := range slices.SortedFunc(maps.Keys(by), func(a, b model.Locality) int {
+		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.SubZone, b.SubZone))
+	}) {
+		group := &endpoint.LocalityLbEndpoints{}
+		if l != (model.Locality{}) {
+			group.Locality = &core.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone}
+		}
+		endpoints := by[l]
+		slices.SortFunc(endpoints, func(a, b *Endpoint) int { return a.Address.Compare(b.Address) })
+		var sum uint32
+		for _, e := range endpoints {
+			weight := max(e.Weight, 1)
+			sum += weight // translate bounds the sum over the whole service
+			group.LbEndpoints = append(group.LbEndpoints, e.encode(s.Namespace, weight))
+		}
+		// A locality counts as much as its endpoints: with locality-weighted balancing those without a weight get nothing.
+		group.LoadBalancingWeight = wrapperspb.UInt32(sum)
+		out.Endpoints = append(out.Endpoints, group)
+	}
+	return out
+}
+
+func carries(e *Endpoint, labels map[string]string) bool {
+	for k, v := range labels {
+		if have, ok := e.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *Endpoint) encode(namespace string, weight uint32) *endpoint.LbEndpoint {
+	address := e.Address.String()
+	app, version := e.Labels["app"], e.Labels[labelVersion]
+	// istiod's util.BuildLbEndpointMetadata: workload;namespace;canonical name;canonical revision;cluster.
+	metadata := map[string]*structpb.Struct{
+		istioMetadata: fields("workload", strings.Join([]string{app, namespace, app, version, ""}, ";")),
+	}
+	to := &core.Address{Address: &core.Address_EnvoyInternalAddress{EnvoyInternalAddress: &core.EnvoyInternalAddress{
+		AddressNameSpecifier: &core.EnvoyInternalAddress_ServerListenerName{ServerListenerName: LowerListener},
+		EndpointId:           address, // tells the endpoints apart: the listener is one
+	}}}
+	if e.Lowers {
+		to = &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
+			Address: e.Address.Addr().String(), PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(e.Address.Port())},
+		}}}
+		if mode, ok := e.Labels["security.istio.io/tlsMode"]; ok {
+			metadata[transportMetadata] = fields("tlsMode", mode)
+		}
+	} else {
+		metadata[OriginalDestination] = fields("local", address)
+	}
+	return &endpoint.LbEndpoint{
+		HostIdentifier:      &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: to}},
+		Metadata:            &core.Metadata{FilterMetadata: metadata},
+		LoadBalancingWeight: wrapperspb.UInt32(weight),
+	}
+}
+
+func fields(key, value string) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
+}
