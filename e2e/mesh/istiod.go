@@ -72,7 +72,7 @@ func (m *Mesh) LaunchIstiod() error {
 	if err != nil {
 		return err
 	}
-	operator, err := m.write(IstiodMachine, "operator", "peer-authentication.yaml", operatorConfig)
+	operator, err := m.write(IstiodMachine, operatorPart, "peer-authentication.yaml", operatorConfig)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ const (
 	ZooKeeperPort = 2181
 	MCPPort       = 15990 // of mcp-server, for istiod
 	APIPort       = 15991 // of mcp-server, for people
+	EndpointsPort = 15992 // of mcp-server, for sidecars
 	XDSPort       = 15010 // of istiod, for sidecars
 	DebugPort     = 8080  // of istiod: /ready and /debug
 )

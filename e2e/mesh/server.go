@@ -29,6 +29,7 @@ type ServerOptions struct {
 	Registries []Registry
 	Scrape     []string // names of the machines whose sidecars' metrics it reads
 	NoFilter   bool     // leave the filter out
+	Lift       any      // spec.mesh.lift, nil for none: which services' calls travel as HTTP/2
 }
 
 // ConfigureServer writes mcp-server's configuration file, also while it runs: it takes changes over.
@@ -50,12 +51,20 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 		"state":      map[string]any{"dir": "state"},
 		"telemetry":  map[string]any{"targets": targets},
 	}
+	if o.Lift != nil {
+		x, err := m.Machine(ServerMachine)
+		if err != nil {
+			return err
+		}
+		spec["mesh"].(map[string]any)["lift"] = o.Lift
+		spec["xds"] = map[string]any{"address": fmt.Sprintf("0.0.0.0:%d", EndpointsPort), "advertise": fmt.Sprintf("%s:%d", x.Address(), EndpointsPort)}
+	}
 	if !o.NoFilter {
 		filter, err := m.artifact(peer.Filter)
 		if err != nil {
 			return err
 		}
-		spec["filter"] = map[string]any{"url": "file://" + m.host.Exposed(filter.Path)}
+		spec["filter"] = map[string]any{"url": "file://" + m.host.Exposed(trial(filter.Path))}
 	}
 	text, err := yaml.Marshal(map[string]any{"apiVersion": "isthmus.io/v1alpha1", "kind": "MCPServer", "metadata": map[string]any{"name": "e2e"}, "spec": spec})
 	if err != nil {

@@ -183,6 +183,9 @@ func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) 
 						Address string `json:"address"`
 						Port    int    `json:"port_value"`
 					} `json:"socket_address"`
+					Internal struct {
+						ID string `json:"endpoint_id"` // ip:port of a lifted service's provider
+					} `json:"envoy_internal_address"`
 				} `json:"address"`
 			} `json:"host_statuses"`
 		} `json:"cluster_statuses"`
@@ -197,6 +200,10 @@ func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) 
 		}
 		for _, h := range c.HostStatuses {
 			a := h.Address.SocketAddress
+			if id := h.Address.Internal.ID; id != "" {
+				out = append(out, id)
+				continue
+			}
 			out = append(out, fmt.Sprintf("%s:%d", a.Address, a.Port))
 		}
 	}

@@ -136,8 +136,8 @@ func withSection(c *Compiled, name string, section map[string]any) *structpb.Str
 
 type object = map[string]any
 
-// patches are those of the EnvoyFilter: the cluster of our service, what the internal listener needs, and two for each lifted
-// service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
+// patches are those of the EnvoyFilter: the cluster of our service, what the internal listener needs, one for each port, and two for
+// each lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
@@ -160,12 +160,14 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 			}}},
 		}),
 	}
-	var source object
+	for _, port := range l.Ports {
+		patches = append(patches, everything(port))
+	}
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
 		grpc["initial_metadata"] = []any{object{"key": "authorization", "value": "Bearer " + l.XDS.Token}}
 	}
-	source = object{"resource_api_version": "V3", "api_config_source": object{
+	source := object{"resource_api_version": "V3", "api_config_source": object{
 		"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": []any{grpc}, "set_node_on_first_message_only": true,
 	}}
 	for _, h := range l.Hosts {
@@ -182,6 +184,17 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 			}}))
 	}
 	return patches
+}
+
+// everything sends all connections to a port to the HTTP connection manager, ahead of which the filter lifts. istiod sends there what
+// Envoy's HTTP inspector takes for HTTP, by the application protocols in the chain's match, and everything else past it. One more
+// protocol with an empty name is what Envoy has for "any" (FilterChainManagerImpl, findFilterChainForApplicationProtocols).
+func everything(port uint16) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	p := patch(networking.EnvoyFilter_FILTER_CHAIN, "", networking.EnvoyFilter_Patch_MERGE, object{"filter_chain_match": object{"application_protocols": []any{""}}})
+	p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
+		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{ApplicationProtocols: "h2c"},
+	}}
+	return p
 }
 
 // cluster is our service as a cluster of a sidecar.
