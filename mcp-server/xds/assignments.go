@@ -151,6 +151,34 @@ func (a *Assignments) Lookup(name string) *Resource {
 	return r
 }
 
+// inherit takes over what before has made for services that are the same: encoding is most of the work, and most services are the same
+// from one moment to the next.
+func (a *Assignments) inherit(before *Assignments) {
+	same := map[string]bool{}
+	for host, s := range a.services {
+		if b := before.services[host]; b != nil && s.equal(b) && slices.EqualFunc(a.subsets[host], before.subsets[host], Subset.equal) {
+			same[host] = true
+		}
+	}
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, r := range before.made {
+		if n, ok := ParseClusterName(name); ok && same[n.Host] {
+			a.made[name] = r
+		}
+	}
+}
+
+func (s *Service) equal(o *Service) bool {
+	return s.Namespace == o.Namespace && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+		return a.Address == b.Address && a.Weight == b.Weight && a.Locality == b.Locality && a.Lowers == b.Lowers && maps.Equal(a.Labels, b.Labels)
+	})
+}
+
+func (s Subset) equal(o Subset) bool { return s.Name == o.Name && maps.Equal(s.Labels, o.Labels) }
+
 // match returns the labels that the endpoints of a cluster carry.
 func (a *Assignments) match(n ClusterName) map[string]string {
 	if n.Subset == "" {

@@ -95,6 +95,9 @@ func (s *Server) Apply(a *Assignments) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.current
+	if before != nil && before != a {
+		a.inherit(before)
+	}
 	s.current = a
 	s.applied, s.pushed = time.Now(), new(atomic.Bool)
 	s.metrics.apply(a)
@@ -122,8 +125,7 @@ type stream struct {
 	due     map[string]struct{} // may have to be sent
 	sending bool                // somebody does
 	nonce   uint64
-	ended   bool           // nothing can be sent any more
-	senders sync.WaitGroup // one at most
+	ended   bool // nothing can be sent any more
 }
 
 // DeltaEndpoints serves one sidecar's subscription until it leaves or the server stops.
@@ -155,7 +157,7 @@ func (s *Server) DeltaEndpoints(g endpointservice.EndpointDiscoveryService_Delta
 	}
 }
 
-// leave forgets a stream, and waits until nobody sends on it.
+// leave forgets a stream. Whoever still sends on it fails when the stream is closed, which is when its method has returned.
 func (s *Server) leave(st *stream) {
 	s.mu.Lock()
 	delete(s.streams, st)
@@ -166,7 +168,6 @@ func (s *Server) leave(st *stream) {
 	}
 	st.mu.Unlock()
 	s.mu.Unlock()
-	st.senders.Wait()
 }
 
 // forget ends a subscription. The caller holds mu.
@@ -228,7 +229,7 @@ func (st *stream) oweLocked(name string) {
 	st.due[name] = struct{}{}
 	if !st.sending && !st.ended && st.server.current != nil {
 		st.sending = true
-		st.senders.Go(st.flush)
+		go st.flush()
 	}
 }
 
