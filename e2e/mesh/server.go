@@ -64,7 +64,7 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 		if err != nil {
 			return err
 		}
-		spec["filter"] = map[string]any{"url": "file://" + m.host.Exposed(trial(filter.Path))}
+		spec["filter"] = map[string]any{"url": "file://" + m.host.Exposed(filter.Path)}
 	}
 	text, err := yaml.Marshal(map[string]any{"apiVersion": "isthmus.io/v1alpha1", "kind": "MCPServer", "metadata": map[string]any{"name": "e2e"}, "spec": spec})
 	if err != nil {
