@@ -1,9 +1,12 @@
 package app
 
 import (
+	networking "istio.io/api/networking/v1alpha3"
+
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
@@ -30,8 +33,33 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	return o
 }
 
-// assignments are the endpoints of the lifted services.
-func assignments(t *translate.Translation, namespace string) *xds.Assignments {
+// routed are the services that routes may be for.
+func routed(t *translate.Translation, o *translate.Options) []governance.Routed {
+	set, lifted := t.Set(), map[string]*translate.Lifted{}
+	for i := range t.Lifted {
+		lifted[t.Lifted[i].Host] = &t.Lifted[i]
+	}
+	out := make([]governance.Routed, len(t.Services))
+	for i, s := range t.Services {
+		r := governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted}
+		if l := lifted[s.Host]; l != nil {
+			for _, e := range l.Endpoints {
+				r.Endpoints = append(r.Endpoints, e.Labels)
+			}
+		} else if e, ok := set.Get(resource.ID{Type: resource.TypeServiceEntry, Namespace: o.Namespace, Name: s.Name}); ok {
+			body := e.Body.(*networking.ServiceEntry)
+			r.HTTP = body.Ports[0].Protocol != "TCP"
+			for _, we := range body.Endpoints {
+				r.Endpoints = append(r.Endpoints, we.Labels)
+			}
+		}
+		out[i] = r
+	}
+	return out
+}
+
+// assignments are the endpoints of the lifted services, and their groups.
+func assignments(t *translate.Translation, groups map[string][]governance.Subset, namespace string) *xds.Assignments {
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
 		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
@@ -40,7 +68,13 @@ func assignments(t *translate.Translation, namespace string) *xds.Assignments {
 		}
 		services[i] = s
 	}
-	return xds.NewAssignments(services, nil)
+	subsets := make(map[string][]xds.Subset, len(groups))
+	for host, list := range groups {
+		for _, g := range list {
+			subsets[host] = append(subsets[host], xds.Subset(g))
+		}
+	}
+	return xds.NewAssignments(services, subsets)
 }
 
 // withoutXDS returns the configuration without lifted services, where nobody would tell sidecars their endpoints, and a Problem

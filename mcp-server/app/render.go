@@ -32,17 +32,19 @@ func Render(s *model.Snapshot, rules governance.Rules, spec *config.Spec) Render
 // render also reports how long each stage takes. token is what sidecars show us.
 func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token string, measure func(stage string) (done func())) Rendered {
 	done := measure("translate")
-	t := translate.Translate(s, translateOptions(&spec.Mesh))
+	options := translateOptions(&spec.Mesh)
+	t := translate.Translate(s, options)
 	done()
 	done = measure("govern")
 	g := governance.Compile(rules.Items, t.TCPPorts, governanceOptions(spec))
 	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
+	routes := governance.CompileRoutes(rules.Items, routed(t, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
 	done()
-	set, err := resource.Union(t.Set(), g.Set, lifting)
+	set, err := resource.Union(t.Set(), g.Set, lifting, routes.Set)
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: assignments(t, spec.Mesh.Namespace)}
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: assignments(t, routes.Subsets, spec.Mesh.Namespace)}
 	if g.Set.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}
@@ -65,6 +67,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	add(store.StageTranslate, t.Problems)
 	add(store.StageRules, rules.Problems)
 	add(store.StageRules, g.Problems)
+	add(store.StageRules, routes.Problems)
 	add(store.StageConfig, liftProblems)
 	return out
 }

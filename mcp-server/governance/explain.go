@@ -117,6 +117,8 @@ func does(r *Rule) string {
 		if x.Delay != nil {
 			s = fmt.Sprintf("holds %s of the calls back for %s", part, x.Delay.FixedDelay)
 		}
+	case *RouteSpec:
+		s = x.does()
 	case *DegradeSpec:
 		s = "answers the calls in the provider's place"
 		if x.When == plugin.WhenRejected {

@@ -204,7 +204,7 @@ spec: {threshold: 1, interval: 1500us, target: {service: ` + strings.Repeat("s",
 		"line 9: spec.target.application", "line 10: spec.target.metod: unknown field; known are application, caller, group, method, service, version",
 		`line 11: spec.direction: must be client, server or both, is "sideways"`, "line 12: spec.mode: must be intercept or observe",
 		"line 13: spec.interval:", "line 14: spec.burst:", "spec.threshold: is missing",
-		`line 17: kind: unknown kind "CarrierPigeonRule"; known are AccessRule, CircuitBreakerRule, DegradeRule, FaultRule, ThrottleRule`,
+		`line 17: kind: unknown kind "CarrierPigeonRule"; known are AccessRule, CircuitBreakerRule, DegradeRule, FaultRule, RouteRule, ThrottleRule`,
 		`line 27: spec.interval: must be more than 0, in whole milliseconds, is "1500us"`, "line 27: spec.target.service.exact: longer than 512 bytes",
 	} {
 		if !strings.Contains(got, want) {

@@ -40,6 +40,7 @@ var kinds = map[string]func() Spec{
 	"CircuitBreakerRule": func() Spec { return new(CircuitBreakerSpec) },
 	"DegradeRule":        func() Spec { return new(DegradeSpec) },
 	"FaultRule":          func() Spec { return new(FaultSpec) },
+	"RouteRule":          func() Spec { return new(RouteSpec) },
 	"ThrottleRule":       func() Spec { return new(ThrottleSpec) },
 }
 

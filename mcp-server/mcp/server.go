@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	mcpapi "istio.io/api/mcp/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
@@ -150,6 +151,7 @@ func encode(entries []resource.Entry, version string) (*typed, error) {
 				Version:     e.Version,
 				Labels:      e.Labels,
 				Annotations: e.Annotations,
+				CreateTime:  yielding[e.Type],
 			},
 			Body: body,
 		})
@@ -159,6 +161,13 @@ func encode(entries []resource.Entry, version string) (*typed, error) {
 		out.resources[i] = &anypb.Any{TypeUrl: typeURLResource, Value: wire}
 	}
 	return out, nil
+}
+
+// yielding are the types of which istiod takes the oldest where several are for one host (pilot/pkg/model, sortConfigByCreationTime),
+// and a time that is later than any that somebody writes one by hand: what people write goes before what we make.
+var yielding = map[resource.Type]*timestamppb.Timestamp{
+	resource.TypeVirtualService:  timestamppb.New(time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)),
+	resource.TypeDestinationRule: timestamppb.New(time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)),
 }
 
 // typeURLResource is the type of the envelopes.

@@ -84,6 +84,7 @@ type Service struct {
 	Key      model.Key
 	Protocol model.Protocol
 	Host     string
+	Name     string     // of its ServiceEntry
 	Address  netip.Addr // virtual; not valid where the range is full
 	Port     uint16     // at the virtual address; endpoints may listen on others
 	PortName string
@@ -133,7 +134,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	for i := range parts {
 		p := &parts[i]
 		port := p.port()
-		svc := Service{Key: p.service.Key, Protocol: p.protocol, Host: p.host, Port: port, PortName: p.wire.portName(p.protocol)}
+		svc := Service{Key: p.service.Key, Protocol: p.protocol, Host: p.host, Name: o.entryName(p.host), Port: port, PortName: p.wire.portName(p.protocol)}
 		if a, ok := virtual[p.host]; ok {
 			svc.Address = a
 		} else {
@@ -290,6 +291,11 @@ func (p *part) port() uint16 {
 // takesNothing tells that an endpoint is registered, but not to be called.
 func takesNothing(e *model.Endpoint) bool { return e.Disabled || e.Weight != nil && *e.Weight == 0 }
 
+// entryName is the name of a host's ServiceEntry.
+func (o *Options) entryName(host string) string {
+	return strings.TrimSuffix(host, "."+o.Naming.suffix())
+}
+
 func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) resource.Resource {
 	body := &networking.ServiceEntry{
 		Hosts:      []string{p.host},
@@ -347,7 +353,7 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 	return resource.Resource{
 		Type:        resource.TypeServiceEntry,
 		Namespace:   o.Namespace,
-		Name:        strings.TrimSuffix(p.host, "."+o.Naming.suffix()),
+		Name:        svc.Name,
 		Labels:      map[string]string{labelManagedBy: managedBy, labelFramework: framework},
 		Annotations: annotations(p),
 		Body:        body,

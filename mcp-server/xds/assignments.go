@@ -59,6 +59,8 @@ type Endpoint struct {
 type Subset struct {
 	Name   string
 	Labels map[string]string
+	// OrAll says that all endpoints are meant where none carries the labels.
+	OrAll bool
 }
 
 // Assignments are the endpoints of all lifted services at one moment. They are immutable, and safe for any number of goroutines.
@@ -144,7 +146,7 @@ func (a *Assignments) Lookup(name string) *Resource {
 	if s == nil {
 		return nil
 	}
-	r := encode(Assignment(s, name, a.match(n)))
+	r := encode(a.assignment(s, n, name))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.made[name] = r
@@ -177,19 +179,27 @@ func (s *Service) equal(o *Service) bool {
 	})
 }
 
-func (s Subset) equal(o Subset) bool { return s.Name == o.Name && maps.Equal(s.Labels, o.Labels) }
+func (s Subset) equal(o Subset) bool {
+	return s.Name == o.Name && s.OrAll == o.OrAll && maps.Equal(s.Labels, o.Labels)
+}
 
-// match returns the labels that the endpoints of a cluster carry.
-func (a *Assignments) match(n ClusterName) map[string]string {
+// assignment is the one of a cluster.
+func (a *Assignments) assignment(s *Service, n ClusterName, name string) *endpoint.ClusterLoadAssignment {
 	if n.Subset == "" {
-		return nil
+		return Assignment(s, name, nil)
 	}
-	for _, s := range a.subsets[n.Host] {
-		if s.Name == n.Subset {
-			return s.Labels
+	labels, orAll := map[string]string{labelVersion: n.Subset}, false
+	for _, sub := range a.subsets[n.Host] {
+		if sub.Name == n.Subset {
+			labels, orAll = sub.Labels, sub.OrAll
+			break
 		}
 	}
-	return map[string]string{labelVersion: n.Subset}
+	out := Assignment(s, name, labels)
+	if orAll && len(out.Endpoints) == 0 {
+		out = Assignment(s, name, nil)
+	}
+	return out
 }
 
 // Services returns how many services there are.

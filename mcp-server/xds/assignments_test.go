@@ -25,6 +25,7 @@ type asked struct {
 	Subsets map[string][]struct {
 		Name   string            `yaml:"name"`
 		Labels map[string]string `yaml:"labels"`
+		OrAll  bool              `yaml:"orAll"`
 	} `yaml:"subsets"` // by host
 	Names  []string `yaml:"names"`  // of clusters
 	Lowers bool     `yaml:"lowers"` // providers' sidecars take HTTP/2
