@@ -43,7 +43,7 @@ type lifted struct {
 	caller    *caller.Caller
 }
 
-func newLifted(t *testing.T, calls string) *lifted {
+func newLifted(t *testing.T) *lifted {
 	t.Helper()
 	m := rig.Mesh(t)
 	l := &lifted{Mesh: m, t: t}
@@ -83,7 +83,6 @@ func newLifted(t *testing.T, calls string) *lifted {
 		"-Ddubbo.application.name=greet-consumer",
 		"-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 		"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0",
-		"-Dcalls=" + calls,
 	}})
 	l.must(err)
 	_, err = p.UntilLine(ctx, "the consumer to find its providers", func(line string) bool { return line == "READY" })
@@ -179,10 +178,18 @@ func (l *lifted) served(ctx context.Context, subset string) (map[string]int, err
 	return out, nil
 }
 
-// routed waits until calls go through all of these subsets. Then the clusters are those that stay: one whose configuration changes is
-// made anew, and counts from nothing.
-func (l *lifted) routed(subsets ...string) {
+// routed waits until calls of a method go through all of these subsets. Then the clusters are those that stay: one whose configuration
+// changes is made anew, and counts from nothing.
+func (l *lifted) routed(method string, subsets ...string) {
 	l.t.Helper()
+	l.must(l.caller.Rates(map[string]float64{method: 50}))
+	defer func() {
+		ctx, cancel := context.WithTimeout(l.t.Context(), within)
+		defer cancel()
+		_, err := l.caller.Quiet(ctx)
+		l.must(err)
+	}()
+	before := map[string]int{}
 	l.until("calls through the subsets", func(ctx context.Context) error {
 		for _, s := range subsets {
 			got, err := l.served(ctx, s)
@@ -193,32 +200,41 @@ func (l *lifted) routed(subsets ...string) {
 			for _, calls := range got {
 				n += calls
 			}
-			if n == 0 {
-				return fmt.Errorf("no call has gone through %s", s)
+			was, looked := before[s]
+			if before[s] = n; !looked || n <= was {
+				return fmt.Errorf("no call has gone through %s: %d before, %d now", s, was, n)
 			}
 		}
 		return nil
 	})
 }
 
-// split counts calls for so many seconds and returns how many each provider got. Not one of them may have failed.
-func (l *lifted) split(seconds int) map[string]int {
+// split lets the consumer make at least so many calls, all at a rate, and returns how many each provider got. Not one of them may fail
+// or be missing.
+func (l *lifted) split(method string, rate float64, calls int) map[string]int {
 	l.t.Helper()
-	before, err := l.served(l.t.Context(), "")
+	ctx, cancel := context.WithTimeout(l.t.Context(), within+time.Duration(float64(calls)/rate*float64(time.Second)))
+	defer cancel()
+	before, err := l.served(ctx, "")
 	l.must(err)
 	mark := l.caller.Mark()
-	ctx, cancel := context.WithTimeout(l.t.Context(), within)
-	defer cancel()
-	_, faults, err := l.caller.Next(ctx, seconds)
+	l.must(l.caller.Rates(map[string]float64{method: rate}))
+	l.must(l.caller.Until(ctx, "to call often enough", mark, func(seconds []caller.Tally, _ []caller.Fault) bool {
+		c := caller.Sum(seconds).Total()
+		return c.OK+c.Errors+c.Exceptions >= calls
+	}))
+	_, err = l.caller.Quiet(ctx)
 	l.must(err)
-	after, err := l.served(l.t.Context(), "")
+	after, err := l.served(ctx, "")
 	l.must(err)
-	said, _ := l.caller.Since(mark)
-	if total := caller.Sum(said).Total(); total.Errors > 0 || total.OK == 0 || len(faults) > 0 {
-		l.t.Errorf("the consumer says %v, %v", caller.Sum(said), faults)
+	seconds, faults := l.caller.Since(mark)
+	said, got := caller.Sum(seconds).Total(), 0
+	for a := range after {
+		after[a] -= before[a]
+		got += after[a]
 	}
-	for a, n := range before {
-		after[a] -= n
+	if said.Errors+said.Exceptions > 0 || said.OK != got {
+		l.t.Errorf("the consumer says %v %v, and its sidecar has sent %d calls", caller.Sum(seconds), faults, got)
 	}
 	return after
 }
@@ -236,34 +252,102 @@ func binomial(k, n int, p float64) error {
 	return nil
 }
 
+const rule = `apiVersion: governance.isthmus.io/v1alpha1
+kind: RouteRule
+metadata: {name: greet}
+spec:
+  service: {interface: demo.GreetService}
+  routes:
+  - match: [{attachments: {tenant: gold}}]
+    to: [{labels: {version: v2}}]
+  - to:
+    - {labels: {version: v1}, percent: 80}
+    - {labels: {version: v2}, percent: 20}
+`
+
 const operator = `apiVersion: networking.istio.io/v1
 kind: DestinationRule
-metadata: {name: greet, namespace: default}
+metadata: {name: by-hand, namespace: default}
 spec:
   host: ` + greetHost + `
   subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {name: greet, namespace: default}
+metadata: {name: by-hand, namespace: default}
 spec:
   hosts: [` + greetHost + `]
   http:
   - route:
-    - {destination: {host: ` + greetHost + `, subset: v1}, weight: 80}
-    - {destination: {host: ` + greetHost + `, subset: v2}, weight: 20}
+    - {destination: {host: ` + greetHost + `, subset: v1}, weight: 30}
+    - {destination: {host: ` + greetHost + `, subset: v2}, weight: 70}
 `
 
-// TestOperator: an operator's own VirtualService and DestinationRule, which mcp-server never sees, split the calls of a consumer
-// that has one connection to each provider and balances evenly by itself.
-func TestOperator(t *testing.T) {
-	l := newLifted(t, "sayHello=300")
-	even := l.split(3)
+// enough is how many calls a split is held to.
+const enough = 1500
+
+// TestLifted: an ordinary consumer has one connection to each of two ordinary providers and balances evenly by itself. What becomes of its
+// calls is decided call by call all the same: by nobody, by a RouteRule, by an operator's own VirtualService, and by the end of
+// a provider.
+func TestLifted(t *testing.T) {
+	l := newLifted(t)
+	v1, v2 := l.addresses[0], l.addresses[1]
+
+	even := l.split("sayHello", 150, enough)
 	t.Logf("without a route: %v", even)
-	l.must(l.ApplyIstio("greet", operator))
-	l.routed("v1", "v2")
-	got := l.split(6)
-	t.Logf("80 to 20: %v", got)
-	v1, v2 := got[l.addresses[0]], got[l.addresses[1]]
-	l.must(binomial(v1, v1+v2, 0.8))
+	if even[v1] == 0 || even[v2] == 0 {
+		t.Errorf("without a route one provider gets everything: %v", even)
+	}
+
+	l.must(l.ApplyRule("greet", rule))
+	l.routed("sayHello", "v1-or-all", "v2-or-all")
+	got := l.split("sayHello", 150, enough)
+	t.Logf("a RouteRule of 80 to 20: %v", got)
+	if err := binomial(got[v1], got[v1]+got[v2], 0.8); err != nil {
+		t.Error(err)
+	}
+
+	got = l.split("gold", 100, enough/5)
+	t.Logf("an attachment that a route matches: %v", got)
+	if got[v1] != 0 {
+		t.Errorf("%d calls of the tenant have gone elsewhere", got[v1])
+	}
+
+	// An operator's own go before ours.
+	l.must(l.ApplyIstio("by-hand", operator))
+	l.routed("sayHello", "v1", "v2")
+	got = l.split("sayHello", 150, enough)
+	t.Logf("an operator's VirtualService of 30 to 70: %v", got)
+	if err := binomial(got[v1], got[v1]+got[v2], 0.3); err != nil {
+		t.Error(err)
+	}
+	l.must(l.RemoveIstio("by-hand"))
+	l.routed("sayHello", "v1-or-all", "v2-or-all")
+
+	// A provider that goes takes no call with it, although a route is for it alone.
+	mark := l.caller.Mark()
+	l.must(l.caller.Rates(map[string]float64{"sayHello": 100, "gold": 50}))
+	_, _, err := l.caller.Next(t.Context(), 1)
+	l.must(err)
+	began := time.Now()
+	l.must(l.providers[1].Stop(t.Context()))
+	l.until("the end of its endpoint", func(ctx context.Context) error { return l.has(ctx, v1) })
+	t.Logf("a provider has ended, and its endpoint is gone from the consumer's sidecar, after %s", time.Since(began).Round(time.Millisecond))
+	_, _, err = l.caller.Next(t.Context(), 2)
+	l.must(err)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	_, err = l.caller.Quiet(ctx)
+	l.must(err)
+	seconds, faults := l.caller.Since(mark)
+	if c := caller.Sum(seconds).Total(); c.Errors > 0 || c.OK == 0 {
+		t.Errorf("the consumer says %v %v", caller.Sum(seconds), faults)
+	}
+	l.must(l.startProvider(1))
+	l.until("its return", func(ctx context.Context) error { return l.has(ctx, v1, v2) })
+	got = l.split("gold", 100, enough/5)
+	t.Logf("a provider that has come back: %v", got)
+	if got[v1] != 0 {
+		t.Errorf("%d calls of the tenant have gone elsewhere", got[v1])
+	}
 }

@@ -56,6 +56,7 @@ type program struct {
 	t        *testing.T
 	dir      string
 	mcp, api string
+	xds      string // "" where there is none
 	client   *client.Client
 	http     *http.Client
 	logs     *logs
@@ -110,10 +111,10 @@ func start(t *testing.T, dir string) *program {
 	t.Helper()
 	p := &program{t: t, dir: dir, logs: new(logs), http: &http.Client{Transport: &http.Transport{}}}
 	ctx, cancel := context.WithCancel(context.Background())
-	listening, done := make(chan [2]net.Addr, 1), make(chan error, 1)
+	listening, done := make(chan [3]net.Addr, 1), make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Options{ConfigPath: filepath.Join(dir, "isthmus.yaml"), Log: slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Listening: func(mcp, api, _ net.Addr) { listening <- [2]net.Addr{mcp, api} }})
+			Listening: func(mcp, api, xds net.Addr) { listening <- [3]net.Addr{mcp, api, xds} }})
 	}()
 	p.stop = sync.OnceFunc(func() {
 		p.http.CloseIdleConnections()
@@ -131,6 +132,9 @@ func start(t *testing.T, dir string) *program {
 	select {
 	case a := <-listening:
 		p.mcp, p.api = a[0].String(), a[1].String()
+		if a[2] != nil {
+			p.xds = a[2].String()
+		}
 	case err := <-done:
 		done <- err
 		t.Fatalf("it ended: %v", err)
@@ -199,6 +203,9 @@ func (i *istiod) has(typ string, names ...string) bool {
 const (
 	serviceEntry     = "networking.istio.io/v1/ServiceEntry"
 	trafficExtension = "extensions.istio.io/v1alpha1/TrafficExtension"
+	envoyFilter      = "networking.istio.io/v1alpha3/EnvoyFilter"
+	virtualService   = "networking.istio.io/v1/VirtualService"
+	destinationRule  = "networking.istio.io/v1/DestinationRule"
 )
 
 func (p *program) istiod() *istiod {
@@ -215,7 +222,7 @@ func (p *program) istiod() *istiod {
 	i := &istiod{names: map[string][]string{}}
 	done := make(chan struct{})
 	p.t.Cleanup(func() { cancel(); conn.Close(); <-done })
-	for _, typ := range []string{serviceEntry, trafficExtension} {
+	for _, typ := range []string{serviceEntry, trafficExtension, envoyFilter, virtualService, destinationRule} {
 		if err := stream.Send(&discovery.DiscoveryRequest{TypeUrl: typ, ResponseNonce: "none"}); err != nil {
 			p.t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"math"
 	"net/netip"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -136,6 +137,9 @@ func withSection(c *Compiled, name string, section map[string]any) *structpb.Str
 
 type object = map[string]any
 
+// unbounded is Envoy's largest number, which Istio too writes where it bounds nothing.
+const unbounded = math.MaxUint32
+
 // patches are those of the EnvoyFilter: the cluster of our service, what the internal listener needs, one for each port, and two for
 // each lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
@@ -143,6 +147,8 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, object{
 			"name": originalCluster, "type": "ORIGINAL_DST", "connect_timeout": "5s", "lb_policy": "CLUSTER_PROVIDED",
+			// The bounds are those of the service's own cluster, which comes before.
+			"circuit_breakers": object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}},
 		}),
 		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, object{
 			"name": LowerName, "internal_listener": object{},
@@ -210,7 +216,7 @@ func (x *XDS) cluster() object {
 			"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "5s"}}},
 		}},
 		// A stream for each cluster: the default circuit breaker would stop at 1024.
-		"circuit_breakers": object{"thresholds": []any{object{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}}},
+		"circuit_breakers": object{"thresholds": []any{object{"max_requests": int64(unbounded), "max_pending_requests": int64(unbounded)}}},
 		"load_assignment": object{"cluster_name": xdsCluster, "endpoints": []any{object{"lb_endpoints": []any{object{
 			"endpoint": object{"address": object{"socket_address": object{"address": x.Host, "port_value": int(x.Port)}}}}}}}},
 	}

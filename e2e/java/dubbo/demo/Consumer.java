@@ -10,6 +10,7 @@ import java.util.OptionalInt;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+import org.apache.dubbo.rpc.RpcContext;
 import org.apache.dubbo.rpc.RpcException;
 
 /** An ordinary Dubbo consumer, configured by Dubbo's own properties; see Load for what it calls and prints. */
@@ -45,6 +46,10 @@ public final class Consumer {
         AtomicInteger number = new AtomicInteger();
         Load load = new Load(e -> e instanceof RpcException ? OptionalInt.of(((RpcException) e).getCode()) : OptionalInt.empty());
         load.method("sayHello", () -> greet.sayHello("world " + number.incrementAndGet()));
+        load.method("gold", () -> {
+            RpcContext.getContext().setAttachment("tenant", "gold");
+            return greet.sayHello("gold " + number.incrementAndGet());
+        });
         load.method("echo", () -> greet.echo(person(), new HashMap<>(Map.of("k", 1, "list", new ArrayList<>(List.of("a", "b"))))));
         load.method("fail", () -> greet.fail("no reason"));
         load.method("slow", () -> greet.slow(200));
