@@ -41,6 +41,7 @@ type lifted struct {
 	addresses []string // of the providers, ip:port
 	sidecar   *mesh.Sidecar
 	caller    *caller.Caller
+	log       string // of the consumer
 }
 
 func newLifted(t *testing.T) *lifted {
@@ -87,7 +88,7 @@ func newLifted(t *testing.T) *lifted {
 	l.must(err)
 	_, err = p.UntilLine(ctx, "the consumer to find its providers", func(line string) bool { return line == "READY" })
 	l.must(err)
-	l.caller = caller.Follow(p)
+	l.caller, l.log = caller.Follow(p), p.Log()
 	return l
 }
 
@@ -178,6 +179,16 @@ func (l *lifted) served(ctx context.Context, subset string) (map[string]int, err
 	return out, nil
 }
 
+// dialled returns how many calls the consumer's sidecar has sent to whom they were addressed to.
+func (l *lifted) dialled(ctx context.Context) (n int, err error) {
+	body, err := l.sidecar.Admin(ctx, "/stats?filter=cluster.isthmus-as-dialled.upstream_rq_completed")
+	if err != nil {
+		return 0, err
+	}
+	_, err = fmt.Sscanf(string(body), "cluster.isthmus-as-dialled.upstream_rq_completed: %d", &n)
+	return n, err
+}
+
 // routed waits until calls of a method go through all of these subsets. Then the clusters are those that stay: one whose configuration
 // changes is made anew, and counts from nothing.
 func (l *lifted) routed(method string, subsets ...string) {
@@ -260,7 +271,9 @@ spec:
   routes:
   - match: [{attachments: {tenant: gold}}]
     to: [{labels: {version: v2}}]
-  - to:
+    retries: &retries {attempts: 2, on: [reset, connect-failure, unavailable]}
+  - retries: *retries
+    to:
     - {labels: {version: v1}, percent: 80}
     - {labels: {version: v2}, percent: 20}
 `
@@ -292,6 +305,16 @@ const enough = 1500
 func TestLifted(t *testing.T) {
 	l := newLifted(t)
 	v1, v2 := l.addresses[0], l.addresses[1]
+
+	// Dubbo asks each provider for its metadata: a service that no registry holds, and that only the one who was dialled can answer.
+	if n, err := l.dialled(t.Context()); err != nil || n == 0 {
+		t.Errorf("%d calls have gone where they were addressed, %v", n, err)
+	}
+	log, err := os.ReadFile(l.log)
+	l.must(err)
+	if strings.Contains(string(log), "Failed to get app metadata") {
+		t.Error("the consumer could not get the providers' metadata")
+	}
 
 	even := l.split("sayHello", 150, enough)
 	t.Logf("without a route: %v", even)
@@ -327,7 +350,7 @@ func TestLifted(t *testing.T) {
 	// A provider that goes takes no call with it, although a route is for it alone.
 	mark := l.caller.Mark()
 	l.must(l.caller.Rates(map[string]float64{"sayHello": 100, "gold": 50}))
-	_, _, err := l.caller.Next(t.Context(), 1)
+	_, _, err = l.caller.Next(t.Context(), 1)
 	l.must(err)
 	began := time.Now()
 	l.must(l.providers[1].Stop(t.Context()))

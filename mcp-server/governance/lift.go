@@ -22,15 +22,21 @@ const (
 	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again, and the internal listener that does so for callers
 
 	xdsCluster      = "isthmus-xds"                  // our endpoint discovery service
-	originalCluster = "isthmus-original-destination" // where the internal listener sends calls
+	originalCluster = "isthmus-original-destination" // where the internal listeners send calls
+	dialledName     = "isthmus-as-dialled"           // cluster, internal listener and HTTP filter of calls that go where they were addressed
 )
 
 // extensionResource begins the name by which a sidecar asks istiod for an extension's configuration (istio.io/istio
 // pilot/pkg/model, TrafficExtensionResourceNamePrefix).
 const extensionResource = "extensions.istio.io/trafficextension/"
 
-// originalDst hands an endpoint's address from a cluster to the internal listener.
+// originalDst is the listener filter that tells an internal listener where its connection goes: by metadata of the endpoint under this
+// name, or by the filter state that is called like it and ".local_ip".
 const originalDst = "envoy.filters.listener.original_dst"
+
+// unknownHosts are the names of the virtual hosts, and of their routes, for authorities that istiod does not know: the first where
+// calls to them are allowed, the second where they are not (istio.io/istio pilot/pkg/networking/util, Passthrough and BlackHole).
+var unknownHosts = []string{"allow_any", "block_all"}
 
 // LiftedHost is a lifted service, as far as sidecars have to be told.
 type LiftedHost struct {
@@ -140,7 +146,7 @@ type object = map[string]any
 // unbounded is Envoy's largest number, which Istio too writes where it bounds nothing.
 const unbounded = math.MaxUint32
 
-// patches are those of the EnvoyFilter: the cluster of our service, what the internal listener needs, one for each port, and two for
+// patches are those of the EnvoyFilter: the cluster of our service, what the internal listeners need, some for each port, and two for
 // each lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
@@ -150,24 +156,20 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 			// The bounds are those of the service's own cluster, which comes before.
 			"circuit_breakers": object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}},
 		}),
-		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, object{
-			"name": LowerName, "internal_listener": object{},
-			"listener_filters": []any{object{"name": originalDst,
-				"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
-			"filter_chains": []any{object{"filters": []any{
-				object{"name": extensionResource + o.namespace() + "." + LowerName, "config_discovery": object{
-					"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
-					"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
-				}},
-				object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
-					"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-					"stat_prefix": LowerName, "cluster": originalCluster, "idle_timeout": "0s",
-				}},
-			}}},
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(LowerName, o)),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(dialledName, o)),
+		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, object{
+			"name": dialledName, "type": "STATIC", "connect_timeout": "5s",
+			"typed_extension_protocol_options": http2(object{}),
+			"circuit_breakers":                 object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}},
+			"load_assignment": object{"cluster_name": dialledName, "endpoints": []any{object{"lb_endpoints": []any{object{
+				"endpoint": object{"address": object{"envoy_internal_address": object{"server_listener_name": dialledName}}}}}}}},
+			"transport_socket": internalUpstream(nil),
 		}),
 	}
 	for _, port := range l.Ports {
 		patches = append(patches, everything(port))
+		patches = append(patches, asDialled(port)...)
 	}
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
@@ -179,17 +181,82 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 	for _, h := range l.Hosts {
 		patches = append(patches,
 			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}),
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": object{
-				"name": "envoy.transport_sockets.internal_upstream",
-				"typed_config": object{
-					"@type":                "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
-					"passthrough_metadata": []any{object{"kind": object{"host": object{}}, "name": originalDst}},
-					"transport_socket": object{"name": "envoy.transport_sockets.raw_buffer",
-						"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}},
-				},
-			}}))
+			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
+				[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}))
 	}
 	return patches
+}
+
+// lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol.
+func lowerListener(name string, o Options) object {
+	return object{
+		"name": name, "internal_listener": object{},
+		"listener_filters": []any{object{"name": originalDst,
+			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
+		"filter_chains": []any{object{"filters": []any{
+			object{"name": extensionResource + o.namespace() + "." + LowerName, "config_discovery": object{
+				"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
+				"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
+			}},
+			object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
+				"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+				"stat_prefix": name, "cluster": originalCluster, "idle_timeout": "0s",
+			}},
+		}}},
+	}
+}
+
+// internalUpstream is the transport socket of a cluster whose endpoints are internal listeners.
+func internalUpstream(metadata []any) object {
+	config := object{
+		"@type": "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
+		"transport_socket": object{"name": "envoy.transport_sockets.raw_buffer",
+			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}},
+	}
+	if metadata != nil {
+		config["passthrough_metadata"] = metadata
+	}
+	return object{"name": "envoy.transport_sockets.internal_upstream", "typed_config": config}
+}
+
+// http2 are the options of a cluster that speaks HTTP/2.
+func http2(options object) object {
+	return object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+		"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+		"explicit_http_config": object{"http2_protocol_options": options},
+	}}
+}
+
+// asDialled sends the calls of services that istiod does not know to the provider that their caller has dialled: a framework has
+// services of its own, such as Dubbo's MetadataService, which no registry holds and which concern just that process. An HTTP filter,
+// which is on for these routes only, hands the address to an internal listener.
+func asDialled(port uint16) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	filter := patch(networking.EnvoyFilter_HTTP_FILTER, "", networking.EnvoyFilter_Patch_INSERT_FIRST, object{
+		"name": dialledName, "disabled": true,
+		"typed_config": object{
+			"@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
+			"on_request_headers": []any{object{
+				"object_key": originalDst + ".local_ip", "shared_with_upstream": "ONCE", "skip_if_empty": true,
+				"format_string": object{"text_format_source": object{"inline_string": "%DOWNSTREAM_LOCAL_ADDRESS%"}},
+			}},
+		},
+	})
+	filter.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
+		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
+			Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: "envoy.filters.network.http_connection_manager"}},
+	}}
+	out := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{filter}
+	for _, name := range unknownHosts {
+		p := patch(networking.EnvoyFilter_HTTP_ROUTE, "", networking.EnvoyFilter_Patch_MERGE, object{
+			"route":                   object{"cluster": dialledName},
+			"typed_per_filter_config": object{dialledName: object{"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": object{}}},
+		})
+		p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_RouteConfiguration{RouteConfiguration: &networking.EnvoyFilter_RouteConfigurationMatch{
+			PortNumber: uint32(port), Vhost: &networking.EnvoyFilter_RouteConfigurationMatch_VirtualHostMatch{Name: name},
+		}}
+		out = append(out, p)
+	}
+	return out
 }
 
 // everything sends all connections to a port to the HTTP connection manager, ahead of which the filter lifts. istiod sends there what
@@ -211,10 +278,7 @@ func (x *XDS) cluster() object {
 	}
 	c := object{
 		"name": xdsCluster, "type": kind, "connect_timeout": "1s",
-		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-			"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "5s"}}},
-		}},
+		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "30s", "timeout": "5s"}}),
 		// A stream for each cluster: the default circuit breaker would stop at 1024.
 		"circuit_breakers": object{"thresholds": []any{object{"max_requests": int64(unbounded), "max_pending_requests": int64(unbounded)}}},
 		"load_assignment": object{"cluster_name": xdsCluster, "endpoints": []any{object{"lb_endpoints": []any{object{
