@@ -271,8 +271,8 @@ spec:
   routes:
   - match: [{attachments: {tenant: gold}}]
     to: [{labels: {version: v2}}]
-    retries: {attempts: 2, on: [reset, connect-failure, unavailable]}
-  - retries: {attempts: 2, on: [reset, connect-failure, unavailable]}
+    retries: {attempts: 2, retryOn: [reset, connect-failure, unavailable]}
+  - retries: {attempts: 2, retryOn: [reset, connect-failure, unavailable]}
     to:
     - {labels: {version: v1}, percent: 80}
     - {labels: {version: v2}, percent: 20}

@@ -345,6 +345,9 @@ func TestRulesAreShownAsWritten(t *testing.T) {
 func TestFilterKinds(t *testing.T) {
 	all := reflect.TypeFor[plugin.Plugin]()
 	for _, kind := range Kinds() {
+		if kind == "RouteRule" {
+			continue // Istio's, not the filter's
+		}
 		if !slices.ContainsFunc(reflect.VisibleFields(all), func(f reflect.StructField) bool {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			return name == FilterKind(kind)

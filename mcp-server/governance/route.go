@@ -13,31 +13,32 @@ import (
 // VirtualService and a DestinationRule, so it needs a service that travels as HTTP: a lifted one, Triple, or Spring Cloud.
 type RouteSpec struct {
 	// Which service.
-	Service RouteService `yaml:"service" json:"service"`
+	Service RouteService `yaml:"service" json:"service" schema:"required"`
 	// Whether the rule is there at all. Default true.
-	Enabled *bool `yaml:"enabled" json:"enabled,omitempty"`
+	Enabled *Flag `yaml:"enabled" json:"enabled,omitempty"`
 	// The order among the rules of one service, larger ones first; equal ones are ordered by namespace and name. Default 0.
 	Priority Count `yaml:"priority" json:"priority,omitempty"`
 	// What becomes of calls to a group that has no instance: with true they go to all instances, with false they fail. Default true.
-	Split *bool `yaml:"split" json:"split,omitempty"`
+	Split *Flag `yaml:"split" json:"split,omitempty"`
 	// What becomes of calls that match none of the routes: with true the service's next rule decides, and after the last one they go to all
 	// instances; with false they fail. Default true.
-	Degrade *bool `yaml:"degrade" json:"degrade,omitempty"`
+	Degrade *Flag `yaml:"degrade" json:"degrade,omitempty"`
 	// The routes: the first one that matches a call is taken. 1 to 64.
-	Routes []Route `yaml:"routes" json:"routes"`
+	Routes []Route `yaml:"routes" json:"routes" schema:"required,items=64"`
 }
 
 // RouteService names services. What is left out is any.
 type RouteService struct {
 	// The naming world of the interface: dubbo, sofa or spring.
-	Framework Text `yaml:"framework" json:"framework,omitempty"`
+	Framework Text `yaml:"framework" json:"framework,omitempty" schema:"max=512"`
 	// Interface name; the application's name for Spring Cloud. Needed.
-	Interface Text `yaml:"interface" json:"interface"`
-	Version   Text `yaml:"version" json:"version,omitempty"`
+	Interface Text `yaml:"interface" json:"interface" schema:"required,max=512"`
+	// Version of the service.
+	Version Text `yaml:"version" json:"version,omitempty" schema:"max=512"`
 	// Dubbo's group, SOFA's uniqueId.
-	Group Text `yaml:"group" json:"group,omitempty"`
+	Group Text `yaml:"group" json:"group,omitempty" schema:"max=512"`
 	// Application that provides it.
-	Application Text `yaml:"application" json:"application,omitempty"`
+	Application Text `yaml:"application" json:"application,omitempty" schema:"max=512"`
 }
 
 // Route says where matching calls go, and how.
@@ -61,7 +62,7 @@ type RouteMatch struct {
 	// Application of the caller, as the call says.
 	Caller Match `yaml:"caller" json:"caller,omitzero"`
 	// Labels of the caller's workload.
-	CallerLabels map[string]string `yaml:"callerLabels" json:"callerLabels,omitempty"`
+	CallerLabels map[string]string `yaml:"callerLabels" json:"callerLabels,omitempty" schema:"max=63"`
 	// Method name.
 	Method Match `yaml:"method" json:"method,omitzero"`
 	// Attachments (Dubbo), headers and baggage items (Bolt), headers (HTTP). Those of lifted services must be listed at spec.mesh.lift.attachments of
@@ -71,35 +72,44 @@ type RouteMatch struct {
 
 // RouteTarget is a group of instances: those that carry all of the labels.
 type RouteTarget struct {
-	Labels map[string]string `yaml:"labels" json:"labels,omitempty"`
+	// What the instances carry, as the registry says. None is all instances.
+	Labels map[string]string `yaml:"labels" json:"labels,omitempty" schema:"max=63"`
 	// Its part of the calls. Those of a route are 100 together; one alone may leave it out. Of a mirror: how many are copied, default 100.
-	Percent *Count `yaml:"percent" json:"percent,omitempty"`
+	Percent *Count `yaml:"percent" json:"percent,omitempty" schema:"number=0|100"`
 }
 
 // RouteFault delays or fails calls.
 type RouteFault struct {
+	// How long calls are held back.
 	Delay *RouteDelay `yaml:"delay" json:"delay,omitempty"`
+	// How calls fail, without reaching a provider.
 	Abort *RouteAbort `yaml:"abort" json:"abort,omitempty"`
 }
 
 // RouteDelay holds calls back.
 type RouteDelay struct {
-	Time  Duration `yaml:"time" json:"time"`
-	Ratio Ratio    `yaml:"ratio" json:"ratio,omitempty"` // of the calls; default all
+	// For how long: 1ms to 1h.
+	Time Duration `yaml:"time" json:"time" schema:"required"`
+	// How many of the calls, chosen at random: 0.25 or "25%". Default all.
+	Ratio Ratio `yaml:"ratio" json:"ratio,omitempty"`
 }
 
 // RouteAbort fails calls.
 type RouteAbort struct {
-	Status Count `yaml:"status" json:"status,omitempty"` // of HTTP, 400 to 599; default 503, of which a lifted call becomes its protocol's own error
-	Ratio  Ratio `yaml:"ratio" json:"ratio,omitempty"`   // of the calls; default all
+	// Status of HTTP, 400 to 599, of which a lifted call's caller gets its protocol's own error. Default 503.
+	Status Count `yaml:"status" json:"status,omitempty" schema:"number=0|599"`
+	// How many of the calls, chosen at random: 0.25 or "25%". Default all.
+	Ratio Ratio `yaml:"ratio" json:"ratio,omitempty"`
 }
 
 // RouteRetries tries calls again.
 type RouteRetries struct {
-	Attempts      Count    `yaml:"attempts" json:"attempts"` // after the first try; 0 switches retries off
+	// How often, after the first try; 0 switches retries off. At most 100.
+	Attempts Count `yaml:"attempts" json:"attempts" schema:"required,number=0|100"`
+	// How long one try may take. Default: as long as the call.
 	PerTryTimeout Duration `yaml:"perTryTimeout" json:"perTryTimeout,omitempty"`
 	// Envoy's names of what is tried again: 503, connect-failure, refused-stream, unavailable, 5xx, … Default Istio's.
-	On []Text `yaml:"on" json:"on,omitempty"`
+	On []Text `yaml:"retryOn" json:"retryOn,omitempty" schema:"max=64,items=32"`
 }
 
 // The bounds of a RouteSpec.
@@ -109,7 +119,9 @@ const (
 	maxRouteTargets = 16
 	maxRouteMap     = 32 // labels or attachments
 	maxRetries      = 100
+	maxRetryOn      = 32
 	maxRouteTime    = time.Hour
+	maxRouteText    = 512
 )
 
 // Validate implements adapters.Validator.
@@ -117,6 +129,14 @@ func (s *RouteSpec) Validate() adapters.Faults {
 	var f adapters.Faults
 	if s.Service.Interface == "" {
 		f.Add("service.interface", "is missing")
+	}
+	for _, t := range []struct {
+		field string
+		Text
+	}{{"framework", s.Service.Framework}, {"interface", s.Service.Interface}, {"version", s.Service.Version}, {"group", s.Service.Group}, {"application", s.Service.Application}} {
+		if len(t.Text) > maxRouteText {
+			f.Add("service."+t.field, "is longer than %d bytes", maxRouteText)
+		}
 	}
 	if len(s.Routes) == 0 {
 		f.Add("routes", "are missing")
@@ -200,9 +220,12 @@ func (r *Route) validate() adapters.Faults {
 			f.Add("retries.attempts", "must be from 0 to %d", maxRetries)
 		}
 		x.PerTryTimeout.check(&f, "retries.perTryTimeout", time.Millisecond, maxRouteTime)
+		if len(x.On) > maxRetryOn {
+			f.Add("retries.retryOn", "are more than %d", maxRetryOn)
+		}
 		for i, on := range x.On {
 			if on == "" || len(on) > 64 || strings.Trim(string(on), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-				f.Add(fmt.Sprintf("retries.on[%d]", i), "%q is no condition such as unavailable", clip(string(on)))
+				f.Add(fmt.Sprintf("retries.retryOn[%d]", i), "%q is no condition such as unavailable", clip(string(on)))
 			}
 		}
 	}
@@ -269,8 +292,8 @@ func (s *RouteSpec) head() *Head {
 // addTo implements Spec: a route is Istio's, not the filter's.
 func (s *RouteSpec) addTo(*plugin.Plugin, string) {}
 
-func (s *RouteSpec) split() bool   { return s.Split == nil || *s.Split }
-func (s *RouteSpec) degrade() bool { return s.Degrade == nil || *s.Degrade }
+func (s *RouteSpec) split() bool   { return s.Split == nil || bool(*s.Split) }
+func (s *RouteSpec) degrade() bool { return s.Degrade == nil || bool(*s.Degrade) }
 
 // does says what the rule does, in words that follow "it".
 func (s *RouteSpec) does() string {
