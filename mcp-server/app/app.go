@@ -46,8 +46,10 @@ type Options struct {
 	ConfigPath string // of the configuration file
 	Version    string // of the program, as the API shows it
 	Log        *slog.Logger
-	// Listening, if set, is told the addresses once the servers listen; xds is nil where there is none for sidecars.
-	Listening func(mcp, api, xds net.Addr)
+	// Listening, if set, is told the addresses once both servers listen.
+	Listening func(mcp, api net.Addr)
+	// ListeningXDS, if set, is told the address of the server for sidecars before that, if there is one.
+	ListeningXDS func(net.Addr)
 }
 
 // Run runs mcp-server until ctx is done, and returns nil then. An error at the start is one in the configuration, or an
@@ -116,19 +118,20 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("app: API: %w", err)
 	}
 	var lXDS net.Listener
-	var addressXDS net.Addr
 	if endpoints != nil {
 		if lXDS, err = listen.Listen(ctx, "tcp", spec.Listen()); err != nil {
 			lMCP.Close()
 			lAPI.Close()
 			return fmt.Errorf("app: endpoint discovery service: %w", err)
 		}
-		addressXDS = lXDS.Addr()
-		o.Log.Info("listening for sidecars", "xds", addressXDS.String())
+		o.Log.Info("listening for sidecars", "xds", lXDS.Addr().String())
+		if o.ListeningXDS != nil {
+			o.ListeningXDS(lXDS.Addr())
+		}
 	}
 	o.Log.Info("listening", "mcp", lMCP.Addr().String(), "api", lAPI.Addr().String())
 	if o.Listening != nil {
-		o.Listening(lMCP.Addr(), lAPI.Addr(), addressXDS)
+		o.Listening(lMCP.Addr(), lAPI.Addr())
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(ctx, lMCP, tlsMCP) })

@@ -111,10 +111,10 @@ func start(t *testing.T, dir string) *program {
 	t.Helper()
 	p := &program{t: t, dir: dir, logs: new(logs), http: &http.Client{Transport: &http.Transport{}}}
 	ctx, cancel := context.WithCancel(context.Background())
-	listening, done := make(chan [3]net.Addr, 1), make(chan error, 1)
+	listening, done := make(chan [2]net.Addr, 1), make(chan error, 1)
 	go func() {
 		done <- Run(ctx, Options{ConfigPath: filepath.Join(dir, "isthmus.yaml"), Log: slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Listening: func(mcp, api, xds net.Addr) { listening <- [3]net.Addr{mcp, api, xds} }})
+			ListeningXDS: func(xds net.Addr) { p.xds = xds.String() }, Listening: func(mcp, api net.Addr) { listening <- [2]net.Addr{mcp, api} }})
 	}()
 	p.stop = sync.OnceFunc(func() {
 		p.http.CloseIdleConnections()
@@ -132,9 +132,6 @@ func start(t *testing.T, dir string) *program {
 	select {
 	case a := <-listening:
 		p.mcp, p.api = a[0].String(), a[1].String()
-		if a[2] != nil {
-			p.xds = a[2].String()
-		}
 	case err := <-done:
 		done <- err
 		t.Fatalf("it ended: %v", err)

@@ -27,8 +27,8 @@ type Options struct {
 	Name            string // begins errors
 	MaxStreams      uint32 // of one connection
 	MaxRequestBytes int    // of one message from a client
-	// Many says that a connection has very many streams that are silent most of the time: they share buffers, and need not look at
-	// their context, since at the end their connection is closed under them.
+	// Many says that a connection has very many streams that are silent most of the time: they need not look at their context, since at
+	// the end their connection is closed under them.
 	Many bool
 }
 
@@ -50,9 +50,6 @@ func Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Config, o Options
 			defer context.AfterFunc(streams, cancel)()
 			return next(srv, endingStream{stream, both})
 		}),
-	}
-	if o.Many {
-		options = append(options, grpc.SharedWriteBuffer(true))
 	}
 	if tlsConfig != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(tlsConfig)))
