@@ -373,4 +373,15 @@ func TestLifted(t *testing.T) {
 	if got[v1] != 0 {
 		t.Errorf("%d calls of the tenant have gone elsewhere", got[v1])
 	}
+
+	// Without mcp-server sidecars keep what they have.
+	l.must(l.Server.Stop(t.Context()))
+	got = l.split("gold", 100, enough/5)
+	t.Logf("without mcp-server: %v", got)
+	if got[v1] != 0 {
+		t.Errorf("%d calls of the tenant have gone elsewhere", got[v1])
+	}
+	l.must(l.StartServer(t.Context()))
+	l.must(l.providers[0].Stop(t.Context()))
+	l.until("mcp-server's word after its restart", func(ctx context.Context) error { return l.has(ctx, v2) })
 }

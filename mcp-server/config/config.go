@@ -248,6 +248,9 @@ func (c *Config) Validate() adapters.Faults {
 	if s.MCP.Address != "" && s.MCP.Address == s.API.Address && !strings.HasSuffix(s.MCP.Address, ":0") {
 		f.Add("spec.api.address", "is also spec.mcp.address")
 	}
+	if x := s.Listen(); x != "" && (x == s.MCP.Address || x == s.API.Address) && !strings.HasSuffix(x, ":0") {
+		f.Add("spec.xds.address", "is also spec.mcp.address or spec.api.address")
+	}
 	f = append(f, s.Mesh.validate().Under("spec.mesh")...)
 	f = append(f, s.XDS.validate(len(s.Mesh.Lift.Services) > 0).Under("spec.xds")...)
 	f = append(f, s.Filter.validate().Under("spec.filter")...)

@@ -50,6 +50,25 @@ func wasmPlugin(url string) resource.Resource {
 	return resource.Resource{Type: resource.TypeWasmPlugin, Namespace: "istio-system", Name: "isthmus", Body: &extensions.WasmPlugin{Url: url}}
 }
 
+// istiod takes the oldest of several resources for one host. Ours must not be it.
+func TestWhatPeopleWriteGoesFirst(t *testing.T) {
+	s, address := start(t, Options{}, nil)
+	apply(t, s, entry("a"), resource.Resource{Type: resource.TypeVirtualService, Namespace: "vm", Name: "v", Body: &networking.VirtualService{Hosts: []string{"a.isthmus"}}},
+		resource.Resource{Type: resource.TypeDestinationRule, Namespace: "vm", Name: "d", Body: &networking.DestinationRule{Host: "a.isthmus"}})
+	i := dial(t, address, dialOptions{})
+	i.wait("all types", i.ready)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for typ, name := range map[resource.Type]string{resource.TypeVirtualService: "vm/v", resource.TypeDestinationRule: "vm/d"} {
+		if made := i.store[typ][name].meta.CreateTime.AsTime(); made.Before(time.Now().AddDate(100, 0, 0)) {
+			t.Errorf("%s %s says that it is made %s", typ, name, made)
+		}
+	}
+	if made := i.store[resource.TypeServiceEntry]["vm/a"].meta.CreateTime; made != nil {
+		t.Errorf("a ServiceEntry says that it is made %s", made.AsTime())
+	}
+}
+
 // Every type is answered, with nothing where there is nothing, or istiod never becomes ready. Also one that we do not know.
 func TestEveryTypeIsAnswered(t *testing.T) {
 	s, address := start(t, Options{}, nil)
