@@ -79,7 +79,7 @@ func TestLiftFaults(t *testing.T) {
 	for name, text := range map[string]string{
 		"sidecars without tls": "  xds: {address: \"a:1\", sidecars: {caFile: /a}}\n",
 		"port 0":               "  mesh: {lift: {services: [{port: 1}]}}\n  xds: {address: \"10.0.0.1:0\"}\n",
-		"one for both":         "  xds: {address: \"127.0.0.1:15990\"}\n",
+		"one for both":         "  mcp: {address: \"10.0.0.1:5\"}\n  xds: {address: \"10.0.0.1:5\"}\n",
 	} {
 		if _, err := Parse([]byte(head+text), builtin.Kinds); err == nil {
 			t.Errorf("%s is no fault", name)
