@@ -14,7 +14,7 @@ import (
 func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	out := make([]translate.LiftSelector, len(l.Services))
 	for i, s := range l.Services {
-		out[i] = translate.LiftSelector(s)
+		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port, AtProvider: s.Lower == config.LowerProvider}
 	}
 	return out
 }
@@ -64,7 +64,7 @@ func assignments(t *translate.Translation, groups map[string][]governance.Subset
 	for i, l := range t.Lifted {
 		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
 		for j, e := range l.Endpoints {
-			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels}
+			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider}
 		}
 		services[i] = s
 	}

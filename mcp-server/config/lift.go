@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,7 +37,16 @@ type LiftSelector struct {
 	Interface   string `yaml:"interface"`   // equal, or its beginning and "*"
 	Application string `yaml:"application"` // of a provider
 	Port        uint16 `yaml:"port"`        // that a provider listens on
+	// Lower says whose sidecars turn HTTP/2 back into the providers' protocol: the caller's (default), and providers need none, or the
+	// provider's, which then must all have one. The first selector that selects a service has the say.
+	Lower string `yaml:"lower"`
 }
+
+// The values of LiftSelector.Lower.
+const (
+	LowerCaller   = "caller"
+	LowerProvider = "provider"
+)
 
 // XDS is where sidecars find the endpoints of lifted services.
 type XDS struct {
@@ -84,7 +94,10 @@ func (l Lift) validate() adapters.Faults {
 	}
 	for i, s := range l.Services {
 		at := fmt.Sprintf("services[%d]", i)
-		if s == (LiftSelector{}) {
+		if !slices.Contains([]string{"", LowerCaller, LowerProvider}, s.Lower) {
+			f.Add(at+".lower", "must be %s or %s", LowerCaller, LowerProvider)
+		}
+		if s == (LiftSelector{Lower: s.Lower}) {
 			f.Add(at, `says nothing; {interface: "*"} is every service`)
 		}
 		if len(s.Framework) > maxMatch || len(s.Interface) > maxMatch || len(s.Application) > maxMatch {

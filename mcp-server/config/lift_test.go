@@ -39,7 +39,7 @@ func TestLift(t *testing.T) {
 func TestLiftFaults(t *testing.T) {
 	text := head + `  mesh:
     lift:
-      services: [{}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
+      services: [{lower: nobody}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
       attachments: ["", ` + strings.Repeat("y", maxAttachmentName+1) + `]
   xds:
     address: 0.0.0.0:15992
@@ -53,6 +53,7 @@ func TestLiftFaults(t *testing.T) {
 		got = append(got, f.Path+": "+f.Message)
 	}
 	for _, want := range []string{
+		`spec.mesh.lift.services[0].lower: must be caller or provider`,
 		`spec.mesh.lift.services[0]: says nothing`,
 		`spec.mesh.lift.services[1].interface: "*" stands at the end only`,
 		`spec.mesh.lift.services[2]: is longer than 512 bytes`,
@@ -73,7 +74,7 @@ func TestLiftFaults(t *testing.T) {
 			t.Errorf("missing: %s", want)
 		}
 	}
-	if len(got) != 11 {
+	if len(got) != 12 {
 		t.Errorf("%d faults:\n%s", len(got), strings.Join(got, "\n"))
 	}
 	for name, text := range map[string]string{

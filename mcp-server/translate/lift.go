@@ -21,6 +21,9 @@ type LiftSelector struct {
 	Interface   string // equal, or the beginning and "*"
 	Application string // of one of the providers
 	Port        uint16 // that one of the providers listens on
+	// AtProvider says that the providers' sidecars turn HTTP/2 back into the providers' protocol. Else those of the callers do, and
+	// providers need none.
+	AtProvider bool
 }
 
 // selects tells whether the part is meant.
@@ -44,12 +47,14 @@ func (s *LiftSelector) selects(p *part) bool {
 
 // Lifted is a service whose calls travel as HTTP/2 streams. istiod has no endpoints of it: they go to sidecars directly.
 type Lifted struct {
-	Key       model.Key
-	Protocol  model.Protocol
-	Host      string
-	Hashed    bool     // Host does not follow from Key by rule
-	Ports     []uint16 // on which callers may dial its endpoints; sorted, the service's own among them
-	Endpoints []LiftedEndpoint
+	Key      model.Key
+	Protocol model.Protocol
+	Host     string
+	Hashed   bool     // Host does not follow from Key by rule
+	Ports    []uint16 // on which callers may dial its endpoints; sorted, the service's own among them
+	// AtProvider is that of the first selector that selects the service.
+	AtProvider bool
+	Endpoints  []LiftedEndpoint
 }
 
 // LiftedEndpoint is a provider that takes traffic.
@@ -126,13 +131,14 @@ func (o *Options) lift(parts []part, problems *problems) {
 	}
 	for i := range parts {
 		p := &parts[i]
-		selected := slices.ContainsFunc(o.Lift, func(s LiftSelector) bool { return s.selects(p) })
+		selector := slices.IndexFunc(o.Lift, func(s LiftSelector) bool { return s.selects(p) })
 		if !p.wire.tcp() {
 			continue // it is HTTP already
 		}
-		if selected {
+		if selector >= 0 {
 			why := p.unliftable()
 			if why == "" {
+				p.atProvider = o.Lift[selector].AtProvider
 				candidates = append(candidates, p)
 				continue
 			}
@@ -171,7 +177,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) (resource.Resource, Lifted) {
 	r := o.serviceEntry(p, svc, labels, problems)
 	body := r.Body.(*networking.ServiceEntry)
-	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening()}
+	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), AtProvider: p.atProvider}
 	locality := map[netip.AddrPort]model.Locality{}
 	for _, e := range p.endpoints {
 		if a, err := netip.ParseAddr(e.Address); err == nil {

@@ -28,7 +28,7 @@ func renderLift(t *testing.T, tr *Translation) []byte {
 		for _, e := range l.Endpoints {
 			endpoints = append(endpoints, fmt.Sprintf("%s weight %d locality %q labels %v", e.Address, e.Weight, locality(e.Locality), e.Labels))
 		}
-		services = append(services, map[string]any{"host": l.Host, "hashed": l.Hashed, "ports": l.Ports, "endpoints": endpoints})
+		services = append(services, map[string]any{"host": l.Host, "hashed": l.Hashed, "atProvider": l.AtProvider, "ports": l.Ports, "endpoints": endpoints})
 	}
 	e := yaml.NewEncoder(out)
 	e.SetIndent(2)
@@ -69,6 +69,7 @@ func TestLiftGolden(t *testing.T) {
 					Interface   string `yaml:"interface"`
 					Application string `yaml:"application"`
 					Port        uint16 `yaml:"port"`
+					AtProvider  bool   `yaml:"atProvider"`
 				} `yaml:"services"`
 			}
 			if err := settings.Decode(&selection); err != nil {
