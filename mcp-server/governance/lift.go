@@ -23,7 +23,7 @@ const (
 
 	xdsCluster      = "isthmus-xds"                  // our endpoint discovery service
 	originalCluster = "isthmus-original-destination" // where the internal listeners send calls
-	dialledName     = "isthmus-as-dialled"           // cluster, internal listener and HTTP filter of calls that go where they were addressed
+	dialledName     = "isthmus-as-dialled"           // cluster, internal listener and HTTP filters of calls that go where they were addressed
 )
 
 // extensionResource begins the name by which a sidecar asks istiod for an extension's configuration (istio.io/istio
@@ -227,29 +227,42 @@ func http2(options object) object {
 	}}
 }
 
+// headerDialled is the address that a call's caller has dialled, between two HTTP filters.
+const headerDialled = "x-isthmus-dialled"
+
 // asDialled sends the calls of services that istiod does not know to the provider that their caller has dialled: a framework has
-// services of its own, such as Dubbo's MetadataService, which no registry holds and which concern just that process. An HTTP filter,
-// which is on for these routes only, hands the address to an internal listener.
+// services of its own, such as Dubbo's MetadataService, which no registry holds and which concern just that process. Two HTTP filters
+// hand the address to an internal listener: the first writes it into a header, which it does on these routes only, the second makes
+// the state of the upstream connection of it. (A patch cannot switch one filter on for a route: istiod reads patches with a reader that
+// does not know the empty configuration by which Envoy is told.)
 func asDialled(port uint16) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
-	filter := patch(networking.EnvoyFilter_HTTP_FILTER, "", networking.EnvoyFilter_Patch_INSERT_FIRST, object{
-		"name": dialledName, "disabled": true,
-		"typed_config": object{
+	first := func(name string, config object) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+		p := patch(networking.EnvoyFilter_HTTP_FILTER, "", networking.EnvoyFilter_Patch_INSERT_FIRST, object{"name": name, "typed_config": config})
+		p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
+			PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
+				Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: "envoy.filters.network.http_connection_manager"}},
+		}}
+		return p
+	}
+	// The one that is inserted last is first.
+	out := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		first(dialledName+"-state", object{
 			"@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
 			"on_request_headers": []any{object{
 				"object_key": originalDst + ".local_ip", "shared_with_upstream": "ONCE", "skip_if_empty": true,
-				"format_string": object{"text_format_source": object{"inline_string": "%DOWNSTREAM_LOCAL_ADDRESS%"}},
+				"format_string": object{"text_format_source": object{"inline_string": "%REQ(" + headerDialled + ")%"}, "omit_empty_values": true},
 			}},
-		},
-	})
-	filter.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
-		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
-			Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: "envoy.filters.network.http_connection_manager"}},
-	}}
-	out := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{filter}
+		}),
+		first(dialledName, object{"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"}),
+	}
 	for _, name := range unknownHosts {
 		p := patch(networking.EnvoyFilter_HTTP_ROUTE, "", networking.EnvoyFilter_Patch_MERGE, object{
-			"route":                   object{"cluster": dialledName},
-			"typed_per_filter_config": object{dialledName: object{"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": object{}}},
+			"route": object{"cluster": dialledName},
+			"typed_per_filter_config": object{dialledName: object{
+				"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+				"mutations": object{"request_mutations": []any{object{"append": object{
+					"header": object{"key": headerDialled, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}}},
+			}},
 		})
 		p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_RouteConfiguration{RouteConfiguration: &networking.EnvoyFilter_RouteConfigurationMatch{
 			PortNumber: uint32(port), Vhost: &networking.EnvoyFilter_RouteConfigurationMatch_VirtualHostMatch{Name: name},
