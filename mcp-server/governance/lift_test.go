@@ -4,9 +4,25 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 )
@@ -59,5 +75,43 @@ func TestLift(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
 			}
 		})
+	}
+}
+
+// istiod drops an EnvoyFilter of which it cannot read one patch, with no more than a line in its log.
+func TestPatchesAreXDS(t *testing.T) {
+	l := LiftOptions{Hosts: []LiftedHost{{Key: model.Key{Framework: "dubbo", Interface: "demo.Greet"}, Host: "demo.greet.dubbo.isthmus"}}, Ports: []uint16{20880},
+		XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/ca.pem", CertFile: "/cert.pem", KeyFile: "/key.pem", Token: "secret"}}
+	seen := map[networking.EnvoyFilter_ApplyTo]int{}
+	for i, p := range l.patches(options) {
+		m := map[networking.EnvoyFilter_ApplyTo]interface {
+			proto.Message
+			ValidateAll() error
+		}{
+			networking.EnvoyFilter_CLUSTER: new(cluster.Cluster), networking.EnvoyFilter_LISTENER: new(listener.Listener), networking.EnvoyFilter_FILTER_CHAIN: new(listener.FilterChain),
+			networking.EnvoyFilter_HTTP_FILTER: new(hcm.HttpFilter), networking.EnvoyFilter_HTTP_ROUTE: new(route.Route),
+		}[p.ApplyTo]
+		seen[p.ApplyTo]++
+		text, err := protojson.Marshal(p.Patch.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := protojson.Unmarshal(text, m); err != nil {
+			t.Errorf("patch %d, %s: %v", i, p.ApplyTo, err)
+			continue
+		}
+		// What is merged or added to a chain is only a part of a whole.
+		if p.Patch.Operation != networking.EnvoyFilter_Patch_MERGE {
+			if err := m.ValidateAll(); err != nil {
+				t.Errorf("patch %d, %s: %v", i, p.ApplyTo, err)
+			}
+		}
+		// istiod's reader knows no Any without a type.
+		if strings.Contains(string(text), `"config":{}`) {
+			t.Errorf("patch %d, %s: an Any without a type", i, p.ApplyTo)
+		}
+	}
+	if len(seen) != 5 {
+		t.Errorf("patches are for %v", seen)
 	}
 }
