@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
+	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 )
 
 func TestMain(m *testing.M) {
@@ -32,19 +33,20 @@ const (
 	consumer  = "consumer"
 )
 
-// lifted is a mesh in which Dubbo is lifted: a registry, two providers of versions v1 and v2 without sidecars, and a consumer
-// with one.
+// lifted is a mesh in which Dubbo is lifted: a registry, two providers of versions v1 and v2, without sidecars unless theirs lower, and
+// a consumer with one.
 type lifted struct {
 	*mesh.Mesh
 	t         *testing.T
 	providers []*machine.Process
 	addresses []string // of the providers, ip:port
 	sidecar   *mesh.Sidecar
+	servers   []*mesh.Sidecar // of the providers, if they lower
 	caller    *caller.Caller
 	log       string // of the consumer
 }
 
-func newLifted(t *testing.T) *lifted {
+func newLifted(t *testing.T, lower string) *lifted {
 	t.Helper()
 	m := rig.Mesh(t)
 	l := &lifted{Mesh: m, t: t}
@@ -59,7 +61,7 @@ func newLifted(t *testing.T) *lifted {
 	l.must(m.StartZooKeeper(ctx))
 	l.must(m.ConfigureServer(mesh.ServerOptions{
 		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Lift:       map[string]any{"services": []any{map[string]any{"framework": "dubbo"}}, "attachments": []string{"tenant"}},
+		Lift:       map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}},
 	}))
 	l.must(m.StartServer(ctx))
 	l.must(m.StartIstiod(ctx))
@@ -69,6 +71,11 @@ func newLifted(t *testing.T) *lifted {
 		l.must(err)
 		l.addresses = append(l.addresses, fmt.Sprintf("%s:%d", x.Address(), port))
 		l.providers = append(l.providers, nil)
+		if lower == config.LowerProvider {
+			s, err := m.StartSidecar(ctx, x.Name(), "greet-provider")
+			l.must(err)
+			l.servers = append(l.servers, s)
+		}
 		g.Go(func() error { return l.startProvider(i) })
 	}
 	_, err := m.Machine(consumer)
@@ -79,6 +86,9 @@ func newLifted(t *testing.T) *lifted {
 	})
 	l.must(g.Wait())
 	l.until("the filter", func(ctx context.Context) error { return l.sidecar.Filtered(ctx, port, false) })
+	for _, x := range l.servers {
+		l.until("the provider's filter", func(ctx context.Context) error { return x.Filtered(ctx, port, true) })
+	}
 	l.until("the endpoints", func(ctx context.Context) error { return l.has(ctx, l.addresses...) })
 	p, err := m.StartJava(consumer, mesh.JVM{Peer: peer.Dubbo3, Name: "greet-consumer", Main: "demo.Consumer", Options: []string{
 		"-Ddubbo.application.name=greet-consumer",
@@ -148,6 +158,10 @@ func (l *lifted) served(ctx context.Context, subset string) (map[string]int, err
 					Internal struct {
 						ID string `json:"endpoint_id"`
 					} `json:"envoy_internal_address"`
+					Socket struct {
+						Address string `json:"address"`
+						Port    int    `json:"port_value"`
+					} `json:"socket_address"`
 				} `json:"address"`
 				Stats []struct {
 					Name  string `json:"name"`
@@ -171,7 +185,11 @@ func (l *lifted) served(ctx context.Context, subset string) (map[string]int, err
 					if _, err := fmt.Sscan(s.Value, &n); err != nil {
 						return nil, fmt.Errorf("rq_total %q: %w", s.Value, err)
 					}
-					out[h.Address.Internal.ID] += n
+					to := h.Address.Internal.ID
+					if to == "" {
+						to = fmt.Sprintf("%s:%d", h.Address.Socket.Address, h.Address.Socket.Port)
+					}
+					out[to] += n
 				}
 			}
 		}
@@ -303,7 +321,7 @@ const enough = 1500
 // calls is decided call by call all the same: by nobody, by a RouteRule, by an operator's own VirtualService, and by the end of
 // a provider.
 func TestLifted(t *testing.T) {
-	l := newLifted(t)
+	l := newLifted(t, config.LowerCaller)
 	v1, v2 := l.addresses[0], l.addresses[1]
 
 	// Dubbo asks each provider for its metadata: a service that no registry holds, and that only the one who was dialled can answer.
@@ -384,4 +402,33 @@ func TestLifted(t *testing.T) {
 	l.must(l.StartServer(t.Context()))
 	l.must(l.providers[0].Stop(t.Context()))
 	l.until("mcp-server's word after its restart", func(ctx context.Context) error { return l.has(ctx, v2) })
+}
+
+// TestProvidersLower: the same where the providers' own sidecars turn HTTP/2 back into Dubbo.
+func TestProvidersLower(t *testing.T) {
+	l := newLifted(t, config.LowerProvider)
+	l.must(l.ApplyRule("greet", rule))
+	l.routed("sayHello", "v1-or-all", "v2-or-all")
+	got := l.split("sayHello", 150, enough)
+	t.Logf("a RouteRule of 80 to 20: %v", got)
+	if err := binomial(got[l.addresses[0]], got[l.addresses[0]]+got[l.addresses[1]], 0.8); err != nil {
+		t.Error(err)
+	}
+	// Nothing of it passes the consumer's own internal listener, but for what is asked of one provider only.
+	if n, err := l.dialled(t.Context()); err != nil || n == 0 {
+		t.Errorf("%d calls have gone where they were addressed, %v", n, err)
+	}
+	for i, x := range l.servers {
+		samples, err := x.Metrics(t.Context(), "isthmus_rpc_requests_total")
+		l.must(err)
+		n := 0
+		for _, s := range samples {
+			if s.Labels["rpc_direction"] == "server" && s.Labels["rpc_method"] == "sayHello" {
+				n += int(s.Value)
+			}
+		}
+		if n < got[l.addresses[i]] {
+			t.Errorf("the sidecar of %s has seen %d calls, and was sent %d", l.addresses[i], n, got[l.addresses[i]])
+		}
+	}
 }
