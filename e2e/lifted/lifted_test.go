@@ -65,21 +65,23 @@ func newLifted(t *testing.T, lower string) *lifted {
 	}))
 	l.must(m.StartServer(ctx))
 	l.must(m.StartIstiod(ctx))
-	var g errgroup.Group
 	for i := range 2 {
 		x, err := m.Machine(fmt.Sprintf("provider-%d", i+1))
 		l.must(err)
 		l.addresses = append(l.addresses, fmt.Sprintf("%s:%d", x.Address(), port))
-		l.providers = append(l.providers, nil)
 		if lower == config.LowerProvider {
 			s, err := m.StartSidecar(ctx, x.Name(), "greet-provider")
 			l.must(err)
 			l.servers = append(l.servers, s)
 		}
-		g.Go(func() error { return l.startProvider(i) })
 	}
 	_, err := m.Machine(consumer)
 	l.must(err)
+	l.providers = make([]*machine.Process, 2)
+	var g errgroup.Group
+	for i := range l.providers {
+		g.Go(func() error { return l.startProvider(i) })
+	}
 	g.Go(func() (err error) {
 		l.sidecar, err = m.StartSidecar(ctx, consumer, "greet-consumer")
 		return err
