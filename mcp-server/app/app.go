@@ -252,14 +252,15 @@ func (p *pipeline) run(ctx context.Context) error {
 			spec, problems = withoutXDS(spec)
 			own = append(own, problems...)
 		}
-		r := render(latest, rules, spec, token, p.metrics.measure)
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
 		// that has been added and cannot be heard yet must not hold up the others.
-		if latest.Complete || served {
-			// Endpoints first: a sidecar that hears of a lifted service asks for them at once.
-			if p.endpoints != nil {
-				p.endpoints.Apply(r.Endpoints)
+		serve := latest.Complete || served
+		r := render(latest, rules, spec, token, func(a *xds.Assignments) {
+			if p.endpoints != nil && serve {
+				p.endpoints.Apply(a)
 			}
+		}, p.metrics.measure)
+		if serve {
 			for _, sink := range p.sinks {
 				done := p.metrics.measure("apply")
 				err := sink.Apply(ctx, r.Set)

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"slices"
+
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
@@ -33,8 +35,11 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	return o
 }
 
-// routed are the services that routes may be for.
-func routed(t *translate.Translation, o *translate.Options) []governance.Routed {
+// routed are the services that routes may be for, none where there are no routes.
+func routed(t *translate.Translation, rules []governance.Rule, o *translate.Options) []governance.Routed {
+	if !slices.ContainsFunc(rules, func(r governance.Rule) bool { _, ok := r.Spec.(*governance.RouteSpec); return ok }) {
+		return nil
+	}
 	set, lifted := t.Set(), map[string]*translate.Lifted{}
 	for i := range t.Lifted {
 		lifted[t.Lifted[i].Host] = &t.Lifted[i]

@@ -26,25 +26,32 @@ type Rendered struct {
 // Render is the whole of what mcp-server does to data: it is pure, and what runs in production and offline alike. spec must
 // come from config.Parse, so that it is valid and has its defaults.
 func Render(s *model.Snapshot, rules governance.Rules, spec *config.Spec) Rendered {
-	return render(s, rules, spec, "", func(string) func() { return func() {} })
+	return render(s, rules, spec, "", func(*xds.Assignments) {}, func(string) func() { return func() {} })
 }
 
-// render also reports how long each stage takes. token is what sidecars show us.
-func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token string, measure func(stage string) (done func())) Rendered {
+// render also reports how long each stage takes, and the endpoints as soon as they are known: most of the work comes after them. token
+// is what sidecars show us.
+func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token string, endpoints func(*xds.Assignments), measure func(stage string) (done func())) Rendered {
 	done := measure("translate")
 	options := translateOptions(&spec.Mesh)
 	t := translate.Translate(s, options)
 	done()
+	done = measure("route")
+	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
+	lifted := assignments(t, routes.Subsets, spec.Mesh.Namespace)
+	endpoints(lifted)
+	done()
 	done = measure("govern")
 	g := governance.Compile(rules.Items, t.TCPPorts, governanceOptions(spec))
 	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
-	routes := governance.CompileRoutes(rules.Items, routed(t, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
 	done()
+	done = measure("assemble")
 	set, err := resource.Union(t.Set(), g.Set, lifting, routes.Set)
+	done()
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: assignments(t, routes.Subsets, spec.Mesh.Namespace)}
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
 	if g.Set.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}

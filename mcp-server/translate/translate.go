@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -76,7 +77,7 @@ type Translation struct {
 	// Problems are what could not be rendered as the registries say it. Sorted, each once.
 	Problems []model.Problem
 
-	set resource.Set
+	set func() resource.Set
 }
 
 // Service is one service, or the part of it that speaks one protocol, as the mesh will see it.
@@ -99,8 +100,9 @@ func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
 	return t.Set(), t.Problems
 }
 
-// Set returns the ServiceEntries and WorkloadEntries.
-func (t *Translation) Set() resource.Set { return t.set }
+// Set returns the ServiceEntries and WorkloadEntries. It is made when it is first asked for, which takes about as long as all else: who
+// only wants the rest need not wait. It may be called from any goroutine.
+func (t *Translation) Set() resource.Set { return t.set() }
 
 // Translate renders a snapshot as ServiceEntries and WorkloadEntries and tells what it made of each service.
 func Translate(s *model.Snapshot, o Options) *Translation {
@@ -176,11 +178,13 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	resources = append(resources, o.workloads(s.Services)...)
 	t.LiftedPorts = slices.Sorted(maps.Keys(lifted))
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
-	set, err := resource.NewSet(resources)
-	if err != nil { // names are unique, and everything in a body was made valid UTF-8
-		panic("translate: " + err.Error())
-	}
-	t.set = set
+	t.set = sync.OnceValue(func() resource.Set {
+		set, err := resource.NewSet(resources)
+		if err != nil { // names are unique, and everything in a body was made valid UTF-8
+			panic("translate: " + err.Error())
+		}
+		return set
+	})
 	t.Problems = problems.sorted()
 	return t
 }
