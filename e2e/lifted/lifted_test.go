@@ -215,6 +215,7 @@ func (l *lifted) routed(method string, subsets ...string) {
 	l.t.Helper()
 	l.must(l.caller.Rates(map[string]float64{method: 50}))
 	defer func() {
+		l.must(l.caller.Rates(map[string]float64{method: 0})) // which it may not have spoken of yet
 		ctx, cancel := context.WithTimeout(l.t.Context(), within)
 		defer cancel()
 		_, err := l.caller.Quiet(ctx)
