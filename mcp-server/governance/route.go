@@ -89,7 +89,7 @@ type RouteFault struct {
 // RouteDelay holds calls back.
 type RouteDelay struct {
 	// For how long: 1ms to 1h.
-	Time Duration `yaml:"time" json:"time" schema:"required"`
+	FixedDelay Duration `yaml:"fixedDelay" json:"fixedDelay" schema:"required"`
 	// How many of the calls, chosen at random: 0.25 or "25%". Default all.
 	Ratio Ratio `yaml:"ratio" json:"ratio,omitempty"`
 }
@@ -205,11 +205,11 @@ func (r *Route) validate() adapters.Faults {
 		if x.Delay == nil && x.Abort == nil {
 			f.Add("fault", "needs delay or abort")
 		}
-		if x.Delay != nil && x.Delay.Time == 0 {
-			f.Add("fault.delay.time", "is missing")
+		if x.Delay != nil && x.Delay.FixedDelay == 0 {
+			f.Add("fault.delay.fixedDelay", "is missing")
 		}
 		if x.Delay != nil {
-			x.Delay.Time.check(&f, "fault.delay.time", time.Millisecond, maxRouteTime)
+			x.Delay.FixedDelay.check(&f, "fault.delay.fixedDelay", time.Millisecond, maxRouteTime)
 		}
 		if x.Abort != nil && x.Abort.Status != 0 && (x.Abort.Status < 400 || x.Abort.Status > 599) {
 			f.Add("fault.abort.status", "must be from 400 to 599")

@@ -417,7 +417,7 @@ func (f *RouteFault) render() *networking.HTTPFaultInjection {
 	out := &networking.HTTPFaultInjection{}
 	if d := f.Delay; d != nil {
 		out.Delay = &networking.HTTPFaultInjection_Delay{Percentage: percent(d.Ratio),
-			HttpDelayType: &networking.HTTPFaultInjection_Delay_FixedDelay{FixedDelay: durationpb.New(time.Duration(d.Time))}}
+			HttpDelayType: &networking.HTTPFaultInjection_Delay_FixedDelay{FixedDelay: durationpb.New(time.Duration(d.FixedDelay))}}
 	}
 	if a := f.Abort; a != nil {
 		out.Abort = &networking.HTTPFaultInjection_Abort{Percentage: percent(a.Ratio),
