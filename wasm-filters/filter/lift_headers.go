@@ -153,8 +153,8 @@ func (l *collector) take(k, v []byte) {
 			return
 		}
 	}
-	switch k[0] {
-	case 't', 'b', 'x', 'X':
+	switch k[0] | 0x20 {
+	case 't', 'b', 'x':
 		for _, h := range traceHeaders {
 			if equalFold(k, h) && visible(v) {
 				l.traced = true

@@ -2,12 +2,19 @@ package filter_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
 )
 
 // pair is a lifted connection; give hands it bytes and returns what leaves.
@@ -181,5 +188,109 @@ func TestLowerALot(t *testing.T) {
 	out := p.give(filter.Downstream, in)
 	if want := calls * len(dubboFrame(t, "req", 7)); len(out) != want {
 		t.Errorf("the provider gets %d bytes of %d calls, want %d", len(out), calls, want)
+	}
+}
+
+// boltRequest is a Bolt v1 request of SOFARPC's with these header pairs.
+func boltRequest(pairs ...string) []byte {
+	const class = "com.alipay.sofa.rpc.core.request.SofaRequest"
+	var section []byte
+	for _, s := range pairs {
+		section = binary.BigEndian.AppendUint32(section, uint32(len(s)))
+		section = append(section, s...)
+	}
+	b := []byte{1, 1, 0, 1, 1, 0, 0, 0, 9, 1, 0, 0, 0, 0, 0, byte(len(class)), byte(len(section) >> 8), byte(len(section)), 0, 0, 0, 0}
+	return append(append(b, class...), section...)
+}
+
+// TestTraceContext: what a call carries along of tracing and baggage becomes headers that Envoy and its routes know.
+func TestTraceContext(t *testing.T) {
+	service := []string{"sofa_head_target_service", "demo.A:1.0", "sofa_head_method_name", "m"}
+	for name, c := range map[string]struct {
+		pairs []string
+		want  []string
+		not   string
+	}{
+		"SOFATracer": {pairs: []string{"rpc_trace_context.sofaTraceId", "0A0fe8ad15651660410431001abcde", "rpc_trace_context.sofaRpcId", "0.1.2"},
+			want: []string{"\x0btraceparent\x3700-000a0fe8ad15651660410431001abcde-", "-01"}},
+		"W3C wins": {pairs: []string{"rpc_trace_context.sofaTraceId", "0a", "TraceParent", "00-11111111111111111111111111111111-2222222222222222-00", "tracestate", "a=b"},
+			want: []string{"\x0btraceparent\x3700-11111111111111111111111111111111-2222222222222222-00", "\x0atracestate\x03a=b"}, not: "00-0000"},
+		"B3":                    {pairs: []string{"X-B3-TraceId", "abc", "b3", "0"}, want: []string{"\x0cx-b3-traceid\x03abc", "\x02b3\x010"}},
+		"no trace id":           {pairs: []string{"rpc_trace_context.sofaTraceId", "not hexadecimal", "rpc_trace_context.sofaRpcId", "0"}, not: "traceparent"},
+		"a trace id of nothing": {pairs: []string{"rpc_trace_context.sofaTraceId", "000"}, not: "traceparent"},
+		"a line break":          {pairs: []string{"b3", "1\r\nx: y"}, not: "\x02b3"},
+		"baggage":               {pairs: []string{"rpc_req_baggage.tenant", "gold"}, want: []string{"\x1bx-isthmus-attachment-tenant\x04gold"}},
+		"as it is":              {pairs: []string{"tenant", "gold", "rpc_req_baggage.tenant", "iron"}, want: []string{"\x1bx-isthmus-attachment-tenant\x04gold"}, not: "tenant\x04iron"},
+		"not configured":        {pairs: []string{"user", "me"}, not: "x-isthmus-attachment"},
+		"too long":              {pairs: []string{"tenant", strings.Repeat("x", 3000)}, not: "x-isthmus-attachment"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := lifted(t, `{"lift":{"attachments":["tenant"]}}`)
+			b := boltRequest(append(slices.Clone(service), c.pairs...)...)
+			out := p.give(filter.Downstream, b)
+			at := bytes.LastIndex(out, b)
+			if at < 0 {
+				t.Fatalf("%q", out)
+			}
+			head := out[:at]
+			for _, want := range c.want {
+				if !bytes.Contains(head, []byte(want)) {
+					t.Errorf("lacks %q: %q", want, head)
+				}
+			}
+			if c.not != "" && bytes.Contains(head, []byte(c.not)) {
+				t.Errorf("has %q: %q", c.not, head)
+			}
+		})
+	}
+}
+
+// TestChecksumOnTheWay: the id of a frame with a CRC is rewritten on its way to the provider and back, in whatever pieces the response
+// comes, and the CRC is right at both ends.
+func TestChecksumOnTheWay(t *testing.T) {
+	capture := func(name string) []byte {
+		text, err := os.ReadFile("../protocol/bolt/testdata/frames/" + name + "/in.hex")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	request, response := capture("v2-crc-request"), capture("v2-crc-response")
+	id := func(b []byte) uint64 {
+		var f protocol.Frame
+		if need, err := (bolt.Codec{}).Decode(&f, b); err != nil || need > 0 {
+			t.Fatal(need, err)
+		}
+		if err := bolt.VerifyCRC(b); err != nil {
+			t.Error(err)
+		}
+		return f.ID
+	}
+	asked := id(request)
+	for cut := 1; cut < len(response); cut += 7 {
+		n := filtertest.NewNative(new(filtertest.World), protocols)
+		if err := n.Configure(`{"lower":{}}`); err != nil {
+			t.Fatal(err)
+		}
+		p := &pair{t, n, n.Conn(policy.DirectionServer)}
+		out := p.give(filter.Downstream, http2Frame(t, "preface", "", nil), http2Frame(t, "settings", "", nil),
+			http2Frame(t, "headers", "stream=5,content-type=application/x-isthmus-bolt", nil), http2Frame(t, "data", "stream=5,end=1", slices.Clone(request)))
+		if got := id(out); got != 5 {
+			t.Fatalf("the provider is asked %d", got)
+		}
+		var f protocol.Frame
+		answer := slices.Clone(response)
+		if _, err := (bolt.Codec{}).Decode(&f, answer); err != nil {
+			t.Fatal(err)
+		}
+		bolt.Codec{}.SetID(answer, &f, 5)
+		back := append(p.give(filter.Upstream, answer[:cut]), p.give(filter.Upstream, answer[cut:])...)
+		if got := id(back[len(back)-len(response):]); got != asked {
+			t.Fatalf("cut at %d: %d is answered, %d was asked", cut, got, asked)
+		}
 	}
 }
