@@ -33,6 +33,8 @@ NEED_BUILD := go:golang git:git
 NEED_RACE  := gcc:gcc
 NEED_PEERS := ip:iproute2 iptables:iptables java:openjdk-17-jdk-headless javac:openjdk-17-jdk-headless mvn:maven python3:python3-venv
 
+comma := ,
+
 # $(call step,text) announces a step, with the time.
 step = @printf '\n== %s  [%s]\n' '$(1)' "$$(date +%H:%M:%S)"
 
@@ -139,5 +141,5 @@ generated:
 
 e2e:
 	$(call need,$(NEED_BUILD) $(NEED_PEERS))
-	$(call step,e2e: one package at a time, they share the machine)
-	@go test -p 1 -count 1 -timeout $(E2E_TIMEOUT) $(E2E_PKGS)
+	$(call step,e2e: two packages at a time$(comma) which mostly wait for their peers)
+	@go test -p 2 -count 1 -timeout $(E2E_TIMEOUT) $(E2E_PKGS)

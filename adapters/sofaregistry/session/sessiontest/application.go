@@ -89,7 +89,33 @@ func (a *Application) Withdraw(id wire.ID, registration string) error {
 	return a.register(&wire.Register{ID: id, Registration: registration, Remove: true})
 }
 
+// register registers as SOFARegistry's own client does: what is refused is tried again. A session server refuses a registration that
+// overtakes its own note of the connection (version 5.4.2: "has not connected session server").
 func (a *Application) register(m *wire.Register) error {
+	m.Registration = a.id + " " + m.Registration
+	late := time.After(patience)
+	again := time.NewTicker(patience / 100)
+	defer again.Stop()
+	for {
+		err := a.try(m)
+		if !errors.Is(err, errRefused) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-late:
+			return err
+		}
+	}
+}
+
+// patience is how long an answer, or an end of refusals, is waited for.
+const patience = 10 * time.Second
+
+var errRefused = errors.New("sessiontest: the server refuses")
+
+// try sends one registration and waits for its answer.
+func (a *Application) try(m *wire.Register) error {
 	answer := make(chan wire.Response, 1)
 	a.mu.Lock()
 	if a.err != nil {
@@ -98,7 +124,6 @@ func (a *Application) register(m *wire.Register) error {
 	}
 	a.next++
 	a.version++
-	m.Registration = a.id + " " + m.Registration
 	m.Zone, m.Application, m.Version, m.Timestamp = Zone, a.name, a.version, time.Now().UnixMilli()
 	a.waiting[a.next] = answer
 	b := wire.AppendFrame(nil, wire.Frame{Type: wire.TypeRequest, Command: wire.CommandRequest, ID: a.next, Codec: wire.CodecHessian, Timeout: 5000,
@@ -113,10 +138,10 @@ func (a *Application) register(m *wire.Register) error {
 			return fmt.Errorf("sessiontest: the connection is lost: %w", a.err)
 		}
 		if !r.Success || r.Refused {
-			return fmt.Errorf("sessiontest: the server refuses: %s", r.Message)
+			return fmt.Errorf("%w: %s", errRefused, r.Message)
 		}
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		return errors.New("sessiontest: the server does not answer")
 	}
 }
