@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/adapters"
+	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
 // DefaultXDSAddress is where sidecars find us, unless it is configured otherwise.
@@ -16,10 +17,8 @@ const DefaultXDSAddress = "127.0.0.1:15992"
 
 // The bounds of what a configuration may ask for.
 const (
-	maxSelectors      = 1000
-	maxAttachments    = 64  // the filter's
-	maxAttachmentName = 128 // bytes; the filter's
-	maxMatch          = 512 // bytes
+	maxSelectors = 1000
+	maxMatch     = 512 // bytes
 )
 
 // Lift says which services' calls travel as HTTP/2 streams, so that all that Istio does for HTTP holds for them. None do by default.
@@ -107,13 +106,9 @@ func (l Lift) validate() adapters.Faults {
 			f.Add(at+".interface", `"*" stands at the end only`)
 		}
 	}
-	if len(l.Attachments) > maxAttachments {
-		f.Add("attachments", "are more than %d", maxAttachments)
-	}
-	for i, a := range l.Attachments {
-		if a == "" || len(a) > maxAttachmentName {
-			f.Add(fmt.Sprintf("attachments[%d]", i), "must have 1 to %d bytes", maxAttachmentName)
-		}
+	// What the filter would refuse is refused here.
+	for _, fault := range (&plugin.Plugin{Lift: &plugin.Lift{Attachments: l.Attachments}}).Validate() {
+		f.Add(strings.TrimPrefix(fault.Path, "lift."), "%s", fault.Message)
 	}
 	return f
 }

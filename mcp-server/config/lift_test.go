@@ -40,7 +40,7 @@ func TestLiftFaults(t *testing.T) {
 	text := head + `  mesh:
     lift:
       services: [{lower: nobody}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
-      attachments: ["", ` + strings.Repeat("y", maxAttachmentName+1) + `]
+      attachments: ["", ` + strings.Repeat("y", 129) + `, tenant, Tenant]
   xds:
     address: 0.0.0.0:15992
     tls: {certFile: a, keyFile: b, clientCAFile: c}
@@ -58,6 +58,7 @@ func TestLiftFaults(t *testing.T) {
 		`spec.mesh.lift.services[1].interface: "*" stands at the end only`,
 		`spec.mesh.lift.services[2]: is longer than 512 bytes`,
 		`spec.mesh.lift.attachments[0]: must have 1 to 128 bytes`,
+		`spec.mesh.lift.attachments[3]: becomes the same header as an earlier one`,
 		`spec.mesh.lift.attachments[1]: must have 1 to 128 bytes`,
 		`spec.xds.advertise: is needed: sidecars cannot reach 0.0.0.0:15992`,
 		`spec.xds.sidecars: certFile and keyFile go together`,
@@ -74,7 +75,7 @@ func TestLiftFaults(t *testing.T) {
 			t.Errorf("missing: %s", want)
 		}
 	}
-	if len(got) != 12 {
+	if len(got) != 13 {
 		t.Errorf("%d faults:\n%s", len(got), strings.Join(got, "\n"))
 	}
 	for name, text := range map[string]string{

@@ -72,10 +72,7 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 		}
 		r.Spec.addTo(p, r.Namespace+"/"+r.Name)
 	}
-	config, err := render(&out.Plugin)
-	if err != nil { // it is made of what has been checked
-		panic("governance: " + err.Error())
-	}
+	config := mustRender(&out.Plugin)
 	if o.URL == "" || len(ports) == 0 {
 		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
@@ -83,9 +80,11 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 		}
 		return out
 	}
-	if out.Set, err = resource.NewSet(named(ExtensionName, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o)); err != nil {
+	set, err := resource.NewSet(named(ExtensionName, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o))
+	if err != nil { // two with one name: there are not
 		panic("governance: " + err.Error())
 	}
+	out.Set = set
 	return out
 }
 

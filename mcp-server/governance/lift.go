@@ -1,19 +1,17 @@
 package governance
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"fmt"
 	"math"
 	"net/netip"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 	types "istio.io/api/type/v1beta1"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
 // The names of the resources that lift services, and of what they put into sidecars.
@@ -76,32 +74,30 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		return resource.Set{}, []model.Problem{{Severity: model.SeverityError, Place: "spec.mesh.lift", Code: "NotEnforced",
 			Message: "services are to be lifted, but no filter is configured that would lift them"}}
 	}
-	lift := map[string]any{}
-	if l.Suffix != "" {
-		lift["suffix"] = l.Suffix
-	}
-	if len(l.Attachments) > 0 {
-		lift["attachments"] = l.Attachments
-	}
-	var hosts []any
+	lift := &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments}
+	var problems []model.Problem
 	for _, h := range l.Hosts {
 		if !h.Hashed {
 			continue
 		}
-		host := map[string]any{"service": h.Key.Interface, "host": h.Host}
-		if h.Key.Version != "" {
-			host["version"] = h.Key.Version
+		lift.Hosts = append(lift.Hosts, plugin.Host{Service: h.Key.Interface, Version: h.Key.Version, Group: h.Key.Group, Host: h.Host})
+		// One service's odd name must not cost the others their configuration.
+		why := ""
+		if faults := (&plugin.Plugin{Lift: &plugin.Lift{Hosts: lift.Hosts[len(lift.Hosts)-1:]}}).Validate(); len(faults) > 0 {
+			why = faults.Error()
+		} else if len(lift.Hosts) > plugin.MaxHosts {
+			why = fmt.Sprintf("it takes %d that do not follow from the name", plugin.MaxHosts)
 		}
-		if h.Key.Group != "" {
-			host["group"] = h.Key.Group
+		if why != "" {
+			lift.Hosts = lift.Hosts[:len(lift.Hosts)-1]
+			problems = append(problems, model.Problem{Severity: model.SeverityError, Place: h.Key.String(), Code: "NotLifted",
+				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
 		}
-		hosts = append(hosts, host)
 	}
-	if hosts != nil {
-		lift["hosts"] = hosts
-	}
-	resources := named(LiftName, types.WorkloadMode_CLIENT, withSection(c, "lift", lift), l.Ports, o)
-	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, withSection(c, "lower", map[string]any{}), l.Ports, o)...)
+	lifting, lowering := c.Plugin, c.Plugin
+	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
+	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
+	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
 	resources = append(resources, resource.Resource{
 		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
 		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
@@ -110,32 +106,13 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	if err != nil { // made of what has been checked
 		panic("governance: " + err.Error())
 	}
-	return set, nil
+	return set, problems
 }
 
-// withSection returns the filter's configuration with one more section, under a generation of its own.
-func withSection(c *Compiled, name string, section map[string]any) *structpb.Struct {
-	p := c.Plugin
-	p.Generation = ""
-	text, err := json.Marshal(&p)
-	var fields map[string]any
-	if err == nil {
-		err = json.Unmarshal(text, &fields)
-	}
-	if err == nil {
-		fields[name] = section
-		text, err = json.Marshal(fields) // keys sorted
-	}
-	if err == nil {
-		sum := sha256.Sum256(text)
-		fields["generation"] = hex.EncodeToString(sum[:6])
-		text, err = json.Marshal(fields)
-	}
-	config := new(structpb.Struct)
-	if err == nil {
-		err = protojson.Unmarshal(text, config)
-	}
-	if err != nil { // it is made of what has been checked
+// mustRender is render for what is made of what has been checked.
+func mustRender(p *plugin.Plugin) *structpb.Struct {
+	config, err := render(p)
+	if err != nil {
 		panic("governance: " + err.Error())
 	}
 	return config

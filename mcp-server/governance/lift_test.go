@@ -35,6 +35,9 @@ func TestLift(t *testing.T) {
 		"plain": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880, 20881}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"everything": {Hosts: []LiftedHost{greet, long}, Ports: []uint16{20880}, Suffix: "legacy", Attachments: []string{"tenant"},
 			XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/etc/isthmus/ca.pem", CertFile: "/etc/isthmus/cert.pem", KeyFile: "/etc/isthmus/key.pem", ServerName: "10.0.0.5", Token: "secret"}},
+		// A name that the filter takes no host for costs nobody else anything.
+		"too-long": {Hosts: []LiftedHost{greet, {Key: model.Key{Framework: "dubbo", Interface: strings.Repeat("x", 600)}, Host: "2---def.dubbo.isthmus", Hashed: true}},
+			Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"nothing":   {Ports: nil, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"no-filter": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 	} {

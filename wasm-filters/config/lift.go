@@ -39,10 +39,12 @@ const (
 	DefaultHeartbeatMillis = 30_000
 )
 
+// MaxHosts is how many hosts Lift may name.
+const MaxHosts = 10_000
+
 // Bounds of the fields.
 const (
 	maxHostName       = 253
-	maxHosts          = 10_000
 	maxAttachments    = 64
 	maxAttachmentName = 128
 	maxHeartbeat      = 3_600_000
@@ -54,7 +56,7 @@ func (r *reader) lift(l *Lift) {
 		case "suffix":
 			l.Suffix = r.text()
 		case "hosts":
-			r.list(maxHosts, func() {
+			r.list(MaxHosts, func() {
 				l.Hosts = append(l.Hosts, Host{})
 				r.host(&l.Hosts[len(l.Hosts)-1])
 			})
@@ -125,7 +127,7 @@ func (v *validator) lift(l *Lift) {
 	if l.Suffix != "" && !hostName(l.Suffix) {
 		v.fault("lift.suffix", "must be a DNS name in lower case")
 	}
-	if len(l.Hosts) > maxHosts {
+	if len(l.Hosts) > MaxHosts {
 		v.fault("lift.hosts", "more than 10000 elements")
 	}
 	seen := make(map[Host]struct{}, len(l.Hosts))
