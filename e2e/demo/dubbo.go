@@ -50,6 +50,7 @@ var dubboChapter = []step{
 	{"See the services of ZooKeeper as services of the mesh", showServices},
 	{"See every call, as the filters in the sidecars read it off the wire", showTraffic},
 	{"Throttle a method, and see what its callers get", throttle},
+	{"Break a failing method's circuit at its caller, and deny a caller at the provider", breakAndDeny},
 	{"Stop a provider, see it leave the mesh, and come back", stopProvider},
 	{"Stop ZooKeeper, restart mcp-server meanwhile, and lose nothing", stopZooKeeper},
 }
