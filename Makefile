@@ -91,13 +91,17 @@ clean: ## remove bin/ (the cache of built peers stays: it is in ISTHMUS_CACHE)
 
 # The steps that the targets above are made of. They can be run by themselves.
 
-.PHONY: static fmt vet lint archcheck sizecheck doc-static docs unit unit-short generated e2e
-static: fmt vet lint archcheck sizecheck
+.PHONY: static fmt tidy vet lint archcheck sizecheck doc-static docs unit unit-short generated e2e
+static: fmt tidy vet lint archcheck sizecheck
 
 fmt:
 	$(call need,$(NEED_BUILD))
 	$(call step,gofmt)
 	@unformatted=$$(gofmt -l $(wildcard $(FOLDERS))); test -z "$$unformatted" || { echo "not formatted (gofmt -w):" >&2; echo "$$unformatted" >&2; exit 1; }
+
+tidy:
+	$(call step,go.mod says what is used)
+	@go mod tidy -diff
 
 vet:
 	$(call step,go vet)
