@@ -72,7 +72,7 @@ func (t *story) show(ctx context.Context, args ...string) error {
 }
 
 // conditionTimeout is how long a step waits for anything that it expects.
-const conditionTimeout = 30 * time.Second
+const conditionTimeout = 90 * time.Second
 
 // until waits for a condition of the mesh.
 func (t *story) until(ctx context.Context, what string, condition func(ctx context.Context) error) error {
@@ -91,7 +91,7 @@ type step struct {
 var chapters = [][]step{dubboChapter, sofaChapter}
 
 // stepTimeout bounds each step.
-const stepTimeout = 2 * time.Minute
+const stepTimeout = 5 * time.Minute
 
 func tell(ctx context.Context, host *machine.Host, plan handover, s *screen, once bool) error {
 	m, err := mesh.New(host, plan.Peers, plan.Folder)

@@ -29,7 +29,7 @@ const (
 	providerApp        = "greet-provider"
 	consumerApp        = "greet-consumer"
 	port               = 20880
-	within             = 30 * time.Second
+	within             = 90 * time.Second
 )
 
 // workload is what the consumer calls, a second.

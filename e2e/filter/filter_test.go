@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(rig.Main(m, rig.FilterPeers...)) }
 
 const (
-	within = 30 * time.Second
+	within = 90 * time.Second
 	port   = 20880
 )
 

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper}, rig.FilterPeers...)...))
 }
 
-const within = 30 * time.Second
+const within = 90 * time.Second
 
 // bridge is a mesh whose registry is a folder of files.
 type bridge struct {

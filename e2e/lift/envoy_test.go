@@ -202,7 +202,7 @@ func (e *envoy) get(path string) (string, error) {
 // await waits until a page of Envoy's has text.
 func (e *envoy) await(t testing.TB, path, text string) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(90 * time.Second)
 	for {
 		page, err := e.get(path)
 		if err == nil && strings.Contains(page, text) {

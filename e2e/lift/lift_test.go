@@ -101,7 +101,7 @@ func TestSidecars(t *testing.T) {
 	wantOK(t, b, f)
 	// An idle provider gets heartbeats, although no bytes come that could carry them.
 	asked := p.heartbeats.Load()
-	for deadline := time.Now().Add(20 * time.Second); p.heartbeats.Load() < asked+2; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); p.heartbeats.Load() < asked+2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no heartbeats to an idle provider")
 		}

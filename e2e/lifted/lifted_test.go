@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	within    = 40 * time.Second
+	within    = 90 * time.Second
 	port      = 20880
 	greetHost = "demo.greet-service.v1-0-0.g-g1.dubbo.isthmus"
 	consumer  = "consumer"

@@ -31,7 +31,7 @@ const (
 	provider, consumer = "provider", "consumer" // machines
 	dubboPort          = 20880
 	boltPort           = 12200
-	within             = 30 * time.Second
+	within             = 90 * time.Second
 )
 
 // workload is what each consumer calls, a second.

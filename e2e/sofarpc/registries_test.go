@@ -23,7 +23,7 @@ const sofaRegistry = "sofaregistry"
 // service, each provider is there once, with the registries that name it, and leaves when the last one has let go of it.
 func TestTwoRegistries(t *testing.T) {
 	m := rig.Mesh(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	x, err := m.Machine(sofaRegistry)
 	if err != nil {

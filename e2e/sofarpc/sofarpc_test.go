@@ -61,7 +61,7 @@ type bed struct {
 // until waits for a condition.
 func until(t *testing.T, what string, condition func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, fmt.Errorf("not within 30 s"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 90*time.Second, fmt.Errorf("not within 90 s"))
 	defer cancel()
 	if err := machine.Until(ctx, what, condition); err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func active(ctx context.Context, s *mesh.Sidecar, prefix string) error {
 
 func newBed(t *testing.T) *bed {
 	b := &bed{Mesh: rig.Mesh(t), sidecars: make(map[string]*mesh.Sidecar)}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	must := func(err error) {
 		t.Helper()
@@ -449,7 +449,7 @@ spec:
 `, name, direction, service)); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, fmt.Errorf("not within 30 s"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 90*time.Second, fmt.Errorf("not within 90 s"))
 	defer cancel()
 	want := map[string]kind{}
 	for method := range rates {

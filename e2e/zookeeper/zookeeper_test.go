@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(rig.Main(m, peer.ZooKeeper)) }
 
-const within = 30 * time.Second
+const within = 90 * time.Second
 
 // start starts a ZooKeeper and returns its address as the test's own process dials it.
 func start(t *testing.T) (*mesh.Mesh, string) {
