@@ -143,8 +143,8 @@ func startHTTP(t testing.TB) int {
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
-// TestCost prints what a call costs Envoy, by the ways that it can take, interleaved and in medians, and holds lifting to a multiple
-// of what proxying as many plain HTTP/2 requests costs: as any user of gRPC pays.
+// TestCost takes all ways that a call can take, and prints what it costs Envoy on each, interleaved and in medians, beside as many
+// plain HTTP/2 requests, as any user of gRPC pays for.
 func TestCost(t *testing.T) {
 	file := filterFile(t)
 	p := startProvider(t, nil)
