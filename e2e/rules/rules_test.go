@@ -264,11 +264,14 @@ func (b *bed) rule(framework string, f framework, kind, direction, method, spec,
 			b.t.Errorf("no caller of %s was told %q: %+v", method, told, all)
 		}
 	}
-	e, err := b.effective(ctx, kind, framework)
-	b.must(err)
-	if e.State != api.EffectiveEnforced || e.Enforced != e.Of || e.Of == 0 {
-		b.t.Errorf("mcp-server says that the rule is %s, on %d of %d sidecars", e.State, e.Enforced, e.Of)
-	}
+	// The sidecar at the other end hears of the rule by itself, and mcp-server of that at its next look.
+	b.until("mcp-server to see the rule enforced on all sidecars", func(ctx context.Context) error {
+		e, err := b.effective(ctx, kind, framework)
+		if err == nil && (e.State != api.EffectiveEnforced || e.Enforced != e.Of || e.Of == 0) {
+			err = fmt.Errorf("it is %s, on %d of %d sidecars", e.State, e.Enforced, e.Of)
+		}
+		return err
+	})
 	b.must(b.RemoveRule(framework))
 	settled("to be free again", calm)
 }
