@@ -64,21 +64,25 @@ func TestGolden(t *testing.T) {
 			if err := e.Encode(map[string]any{"problems": lines(slices.Concat(rules.Problems, c.Problems))}); err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join(filepath.Dir(in), "want.yaml")
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
-			}
+			checkGolden(t, filepath.Join(filepath.Dir(in), "want.yaml"), got.Bytes())
 		})
+	}
+}
+
+// checkGolden holds got to a golden file, which go test -update writes.
+func checkGolden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -421,20 +425,7 @@ func TestKinds(t *testing.T) {
 			if err := e.Encode(map[string]any{"plugin": plain, "problems": lines(slices.Concat(rules.Problems, c.Problems))}); err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join(filepath.Dir(in), "want.yaml")
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
-			}
+			checkGolden(t, filepath.Join(filepath.Dir(in), "want.yaml"), got.Bytes())
 		})
 	}
 }

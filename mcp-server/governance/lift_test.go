@@ -2,7 +2,6 @@ package governance
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,20 +62,7 @@ func TestLift(t *testing.T) {
 			if err := e.Encode(map[string]any{"problems": lines(problems)}); err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", "lift", name+".yaml")
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
-			}
+			checkGolden(t, filepath.Join("testdata", "lift", name+".yaml"), got.Bytes())
 		})
 	}
 }

@@ -68,20 +68,7 @@ func TestRoutes(t *testing.T) {
 			if err := e.Encode(map[string]any{"subsets": subsets, "problems": lines(slices.Concat(rules.Problems, c.Problems))}); err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join(filepath.Dir(in), "want.yaml")
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got\n%s\nwant\n%s", got.Bytes(), want)
-			}
+			checkGolden(t, filepath.Join(filepath.Dir(in), "want.yaml"), got.Bytes())
 			// What people see of a rule is what they wrote.
 			for i := range rules.Items {
 				r := &rules.Items[i]
