@@ -13,33 +13,48 @@ type encoder interface {
 	value(b []byte, v *value) []byte
 }
 
+// hessianScalar appends a value without a length. Both kinds of Hessian write it alike, but for the byte that a date begins with. ok is
+// false where v is none.
+func hessianScalar(b []byte, v *value, date byte) (out []byte, ok bool) {
+	switch v.kind {
+	case kindNull:
+		return append(b, 'N'), true
+	case kindBool:
+		if v.integer != 0 {
+			return append(b, 'T'), true
+		}
+		return append(b, 'F'), true
+	case kindInt:
+		return hessianInteger(b, int32(v.integer)), true
+	case kindLong:
+		return binary.BigEndian.AppendUint64(append(b, 'L'), uint64(v.integer)), true
+	case kindDouble:
+		return binary.BigEndian.AppendUint64(append(b, 'D'), math.Float64bits(v.double)), true
+	case kindDate:
+		return binary.BigEndian.AppendUint64(append(b, date), uint64(v.integer)), true
+	}
+	return b, false
+}
+
+func hessianInteger(b []byte, n int32) []byte {
+	return binary.BigEndian.AppendUint32(append(b, 'I'), uint32(n))
+}
+
 // hessian2 writes Hessian 2.0 as Dubbo reads it (hessian.caucho.com, section 4; package hessian2 of the filter has a table). Each value is written in its
 // longest form, which every reader knows.
 type hessian2 struct{ classes []string }
 
 func (h *hessian2) value(b []byte, v *value) []byte {
+	if out, ok := hessianScalar(b, v, 0x4a); ok {
+		return out
+	}
 	switch v.kind {
-	case kindNull:
-		return append(b, 'N')
-	case kindBool:
-		if v.integer != 0 {
-			return append(b, 'T')
-		}
-		return append(b, 'F')
-	case kindInt:
-		return h.integer(b, int32(v.integer))
-	case kindLong:
-		return binary.BigEndian.AppendUint64(append(b, 'L'), uint64(v.integer))
-	case kindDouble:
-		return binary.BigEndian.AppendUint64(append(b, 'D'), math.Float64bits(v.double))
-	case kindDate:
-		return binary.BigEndian.AppendUint64(append(b, 0x4a), uint64(v.integer))
 	case kindString:
 		return hessianString(b, v.text, 'R', 'S')
 	case kindBinary:
 		return hessianBinary(b, v.text, 'A', 'B')
 	case kindArray:
-		b = h.integer(append(b, 'X'), int32(len(v.items)))
+		b = hessianInteger(append(b, 'X'), int32(len(v.items)))
 		return h.items(b, v.items)
 	case kindObject:
 		return h.entries(append(b, 'H'), v)
@@ -47,23 +62,19 @@ func (h *hessian2) value(b []byte, v *value) []byte {
 	switch {
 	case v.keys == nil:
 		b = hessianString(append(b, 'V'), hessianArray(v.class), 'R', 'S')
-		return h.items(h.integer(b, int32(len(v.items))), v.items)
+		return h.items(hessianInteger(b, int32(len(v.items))), v.items)
 	case isMap(v.class):
 		return h.entries(hessianString(append(b, 'M'), v.class, 'R', 'S'), v)
 	}
 	n, known := classOf(&h.classes, v)
 	if !known {
 		b = hessianString(append(b, 'C'), v.class, 'R', 'S')
-		b = h.integer(b, int32(len(v.keys)))
+		b = hessianInteger(b, int32(len(v.keys)))
 		for _, k := range v.keys {
 			b = hessianString(b, k, 'R', 'S')
 		}
 	}
-	return h.items(h.integer(append(b, 'O'), int32(n)), v.items)
-}
-
-func (h *hessian2) integer(b []byte, n int32) []byte {
-	return binary.BigEndian.AppendUint32(append(b, 'I'), uint32(n))
+	return h.items(hessianInteger(append(b, 'O'), int32(n)), v.items)
 }
 
 func (h *hessian2) items(b []byte, items []value) []byte {
@@ -88,22 +99,10 @@ type sofaHessian struct{ classes []string }
 const sofaResponseClass = "com.alipay.sofa.rpc.core.response.SofaResponse"
 
 func (h *sofaHessian) value(b []byte, v *value) []byte {
+	if out, ok := hessianScalar(b, v, 'd'); ok {
+		return out
+	}
 	switch v.kind {
-	case kindNull:
-		return append(b, 'N')
-	case kindBool:
-		if v.integer != 0 {
-			return append(b, 'T')
-		}
-		return append(b, 'F')
-	case kindInt:
-		return h.integer(b, int32(v.integer))
-	case kindLong:
-		return binary.BigEndian.AppendUint64(append(b, 'L'), uint64(v.integer))
-	case kindDouble:
-		return binary.BigEndian.AppendUint64(append(b, 'D'), math.Float64bits(v.double))
-	case kindDate:
-		return binary.BigEndian.AppendUint64(append(b, 'd'), uint64(v.integer))
 	case kindString:
 		return hessianString(b, v.text, 's', 'S')
 	case kindBinary:
@@ -121,21 +120,17 @@ func (h *sofaHessian) value(b []byte, v *value) []byte {
 	}
 	n, known := classOf(&h.classes, v)
 	if !known {
-		b = append(h.integer(append(b, 'O'), int32(len(v.class))), v.class...)
-		b = h.integer(b, int32(len(v.keys)))
+		b = append(hessianInteger(append(b, 'O'), int32(len(v.class))), v.class...)
+		b = hessianInteger(b, int32(len(v.keys)))
 		for _, k := range v.keys {
 			b = hessianString(b, k, 's', 'S')
 		}
 	}
-	b = h.integer(append(b, 'o'), int32(n))
+	b = hessianInteger(append(b, 'o'), int32(n))
 	for i := range v.items {
 		b = h.value(b, &v.items[i])
 	}
 	return b
-}
-
-func (h *sofaHessian) integer(b []byte, n int32) []byte {
-	return binary.BigEndian.AppendUint32(append(b, 'I'), uint32(n))
 }
 
 func (h *sofaHessian) typeName(b []byte, class string) []byte {
