@@ -29,7 +29,11 @@ func (m *Mesh) StartSOFARegistry(ctx context.Context, name string, p peer.Peer) 
 	j := JVM{Peer: p, Name: string(p), Main: "com.alipay.sofa.registry.server.integration.RegistryApplication", MaxHeapMiB: 512}
 	switch p {
 	case peer.SOFARegistry5:
-		j.Options = []string{"-Dnodes.metaNode=DefaultDataCenter:" + x.Address().String(), "-Dregistry.integration.home=."}
+		j.Options = []string{
+			"-Dnodes.metaNode=DefaultDataCenter:" + x.Address().String(), "-Dregistry.integration.home=.",
+			// In seconds. As packaged, the data server forgets a publication after 20, and the session renews it after 180.
+			"-Ddata.server.datumTimeToLiveSec=900",
+		}
 	case peer.SOFARegistry6:
 		j.Options = []string{"-Dspring.profiles.active=dev"} // an H2 database in memory
 	default:

@@ -92,14 +92,32 @@ func (r *registry) settled(t testing.TB) {
 	await(t, "the registry to push what is published", func() error {
 		r.heard.mu.Lock()
 		defer r.heard.mu.Unlock()
-		for id, by := range r.wanted {
-			want := slices.Sorted(maps.Values(by))
-			if got := r.heard.last[id]; !slices.Equal(got, want) {
-				return fmt.Errorf("%s: it pushes %q, not %q", id, got, want)
+		for id := range r.wanted {
+			if err := r.differs(id); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// settledAt waits until the registry pushes what is wanted of one id.
+func (r *registry) settledAt(t testing.TB, id wire.ID) {
+	t.Helper()
+	await(t, "the registry to push what is published", func() error {
+		r.heard.mu.Lock()
+		defer r.heard.mu.Unlock()
+		return r.differs(id)
+	})
+}
+
+// differs says how what was last pushed of an id differs from what is wanted. heard is locked.
+func (r *registry) differs(id wire.ID) error {
+	want := slices.Sorted(maps.Values(r.wanted[id]))
+	if got := r.heard.last[id]; !slices.Equal(got, want) {
+		return fmt.Errorf("%s: it pushes %q, not %q", id, got, want)
+	}
+	return nil
 }
 
 func (r *registry) start() {
@@ -207,6 +225,11 @@ func (d *driver) publish(t testing.TB, id wire.ID, registration, data string) {
 
 func (d *driver) withdraw(t testing.TB, id wire.ID, registration string) {
 	t.Helper()
+	if d.r.version == peer.SOFARegistry5 {
+		// Its session carries out registrations and withdrawals on threads of their own: a withdrawal can overtake the registration
+		// that it follows at once, and the registration then stays for good.
+		d.r.settledAt(t, id)
+	}
 	d.do(t, d.a.Withdraw(id, registration))
 	d.r.heard.mu.Lock()
 	defer d.r.heard.mu.Unlock()
