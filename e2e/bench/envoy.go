@@ -44,8 +44,10 @@ const (
 	emptyModule  module = "empty.wasm"
 )
 
+// envoyConfig gives memory that is free back to the system as the bootstrap that we ship does.
 const envoyConfig = `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Admin}}}}}
+memory_allocator_manager: {bytes_to_release: 16777216, memory_release_interval: 1s}
 stats_config:
   stats_tags:
 {{range .Tags}}  - {tag_name: {{.}}, regex: '({{.}}=\.=(.*?);\.;)'}

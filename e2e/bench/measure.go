@@ -89,6 +89,34 @@ func (p *place) measureAll(ctx context.Context, plan *plan, s *screen) error {
 	return nil
 }
 
+// idleFor is how long an Envoy's memory must not have fallen to be taken for that of an idle one: it gives back what is free once a second.
+const idleFor = 2500 * time.Millisecond
+
+// idle is the resident memory in bytes when it falls no more.
+func (e *envoy) idle(ctx context.Context) (int64, error) {
+	least, err := e.rss()
+	if err != nil {
+		return 0, err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for since := time.Now(); time.Since(since) < idleFor; {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-tick.C:
+		}
+		now, err := e.rss()
+		if err != nil {
+			return 0, err
+		}
+		if now < least {
+			least, since = now, time.Now()
+		}
+	}
+	return least, nil
+}
+
 // measureStart starts one Envoy, looks, and stops it.
 func (p *place) measureStart(ctx context.Context, up *startup) error {
 	// Nobody listens behind it: it is only started.
@@ -105,7 +133,7 @@ func (p *place) measureStart(ctx context.Context, up *startup) error {
 	if err != nil {
 		return err
 	}
-	rss, err := e.rss()
+	rss, err := e.idle(ctx)
 	if err != nil {
 		return err
 	}

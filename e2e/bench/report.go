@@ -132,7 +132,7 @@ func (r *report) startup(name string, workers int) *startup {
 
 // startups writes the table of start-up time and memory.
 func (r *report) startups(p func(string, ...any)) {
-	p("\n## Start-up and memory\n\nStart-up is from the start of the process until all its workers run, on all processors; CPU is the processor time until then. Memory is resident.\nThe last column is that of one worker.\n\n")
+	p("\n## Start-up and memory\n\nStart-up is from the start of the process until all its workers run, on all processors; CPU is the processor time until then. Memory is resident; idle is\nwhen it falls no more, with free memory given back to the system as in manifests/bootstrap.\nThe last column is that of one worker.\n\n")
 	p("| Envoy with | start-up | CPU | memory, idle | a further worker | after the Dubbo loads |\n|---|---:|---:|---:|---:|---:|\n")
 	for _, s := range r.plan.startups {
 		if s.workers != 1 {
