@@ -91,6 +91,9 @@ func does(r *Rule) string {
 		if w := x.WarmUp; w != nil {
 			s += fmt.Sprintf(", a %s of that when cold, warm after %s", ordinal(uint32(cmp.Or(w.ColdFactor, plugin.DefaultColdFactor))), w.Period)
 		}
+		if g := x.Global; g != nil {
+			s += fmt.Sprintf(", in all sidecars together as %s:%d counts", g.Host, g.Port)
+		}
 		s += ", and rejects more as throttled"
 	case *CircuitBreakerSpec:
 		window, least := cmp.Or(x.StatInterval, Duration(1e9)), cmp.Or(x.MinRequestAmount, plugin.DefaultMinRequestAmount)
@@ -296,7 +299,8 @@ func shadow(o, r *Rule) string {
 		if *x.Threshold == 0 && *y.Threshold > 0 {
 			return "no call is let through"
 		}
-		// The other admits no more than this one does, even at once. It is shared by more calls, but for one that is as wide.
+		// The other admits no more than this one does, even at once. It is shared by more calls, but for one that is as wide. What one sidecar admits says
+		// nothing of a limit for all of them.
 		plain := func(s *ThrottleSpec) bool { return s.WarmUp == nil && s.HotValues == nil }
 		if x.Type == plugin.ThrottleConcurrency || y.Type == plugin.ThrottleConcurrency {
 			if x.Type == y.Type && *x.Threshold < *y.Threshold {
@@ -306,7 +310,7 @@ func shadow(o, r *Rule) string {
 		}
 		i, j := uint64(cmp.Or(x.Interval, Duration(1e9)).millis()), uint64(cmp.Or(y.Interval, Duration(1e9)).millis())
 		bx, by := cmp.Or(x.burst(), *(*uint32)(x.Threshold)), cmp.Or(y.burst(), *(*uint32)(y.Threshold))
-		if plain(x) && plain(y) && uint64(*x.Threshold)*j < uint64(*y.Threshold)*i && bx <= by {
+		if plain(x) && plain(y) && (x.Global != nil || y.Global == nil) && uint64(*x.Threshold)*j < uint64(*y.Threshold)*i && bx <= by {
 			return "the other limit is smaller"
 		}
 	}

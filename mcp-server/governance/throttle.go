@@ -1,6 +1,7 @@
 package governance
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -9,8 +10,8 @@ import (
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
-// ThrottleSpec limits calls, all that match together, in each sidecar that has such calls: their rate by a token bucket, or how many there are at the
-// same time. Of several that match a call each one must admit it, so the smallest limit holds.
+// ThrottleSpec limits calls, all that match together, in each sidecar that has such calls, or, with global, in all sidecars together: their rate by a token
+// bucket, or how many there are at the same time. Of several that match a call each one must admit it, so the smallest limit holds.
 type ThrottleSpec struct {
 	Head `yaml:",inline"`
 	// What is limited: rate (calls per interval) or concurrency (calls at the same time; one-way calls are not counted). Default rate.
@@ -27,6 +28,24 @@ type ThrottleSpec struct {
 	WarmUp *WarmUp `yaml:"warmUp" json:"warmUp,omitempty"`
 	// Gives each value of something a limit of its own.
 	HotValues *HotValues `yaml:"hotValues" json:"hotValues,omitempty"`
+	// Makes a rate one of all sidecars together, which a rate limit service counts. Its interval is 1s, 1m, 1h or 24h.
+	Global *GlobalLimit `yaml:"global" json:"global,omitempty"`
+}
+
+// GlobalLimit names a service of Envoy's rate limit protocol (envoyproxy/ratelimit). No call waits for it: sidecars tell it of calls as they go on, and hear how many
+// are left. In between, and for as long as staleness without an answer, a sidecar holds to what it has heard; after that, to threshold and burst by itself. The
+// service must know the domain; the limits come with the questions.
+type GlobalLimit struct {
+	// The service's host, as the mesh knows it: ratelimit.istio-system.svc.cluster.local.
+	Host Text `yaml:"host" json:"host" schema:"required,max=253"`
+	// The port of its gRPC server.
+	Port Count `yaml:"port" json:"port" schema:"required,number=1|65535"`
+	// The domain in its configuration. Default isthmus.
+	Domain Text `yaml:"domain" json:"domain,omitempty" schema:"max=512"`
+	// How often a sidecar's worker that has calls tells of them. Default 100ms; 10ms to 1m.
+	Sync Duration `yaml:"sync" json:"sync,omitzero"`
+	// How old an answer may be. Default 10 times sync; at least sync, at most 10m.
+	Staleness Duration `yaml:"staleness" json:"staleness,omitzero"`
 }
 
 // WarmUp raises a rate from threshold / coldFactor to threshold while there are calls, evenly over a period. A pause lowers it at the same pace.
@@ -55,6 +74,9 @@ const (
 	minStatInterval = 100 * time.Millisecond
 	maxStatInterval = 10 * time.Minute
 	minRetry        = 100 * time.Millisecond
+	minSync         = 10 * time.Millisecond
+	maxSync         = time.Minute
+	maxStaleness    = 10 * time.Minute
 )
 
 // The bounds of burstCoefficient.
@@ -87,17 +109,34 @@ func (s *ThrottleSpec) Validate() adapters.Faults {
 	if s.HotValues != nil && s.HotValues.Subject == "" {
 		f.Add("hotValues.subject", "is missing")
 	}
+	if g := s.Global; g != nil {
+		switch host := string(g.Host); {
+		case host == "":
+			f.Add("global.host", "is missing")
+		case !hostName(host):
+			f.Add("global.host", "is no host name")
+		}
+		switch {
+		case g.Port == 0:
+			f.Add("global.port", "is missing")
+		case g.Port > 65535:
+			f.Add("global.port", "must be from 1 to 65535")
+		}
+		g.Sync.check(&f, "global.sync", minSync, maxSync)
+		g.Staleness.check(&f, "global.staleness", minSync, maxStaleness)
+	}
 	if s.Type == plugin.ThrottleConcurrency {
 		for _, field := range []struct {
 			name string
 			set  bool
-		}{{"interval", s.Interval != 0}, {"burst", s.Burst != 0}, {"burstCoefficient", s.BurstCoefficient != 0}, {"warmUp", s.WarmUp != nil}, {"hotValues", s.HotValues != nil}} {
+		}{{"interval", s.Interval != 0}, {"burst", s.Burst != 0}, {"burstCoefficient", s.BurstCoefficient != 0}, {"warmUp", s.WarmUp != nil}, {"hotValues", s.HotValues != nil}, {"global", s.Global != nil}} {
 			if field.set {
 				f.Add(field.name, "does not go with the type concurrency")
 			}
 		}
 	}
-	faults := check(s, f, map[string]string{"intervalMillis": "interval", "warmUp.periodMillis": "warmUp.period"})
+	faults := check(s, f, map[string]string{"intervalMillis": "interval", "warmUp.periodMillis": "warmUp.period", "global.cluster": "global.host", "global.authority": "global.host",
+		"global.syncMillis": "global.sync", "global.stalenessMillis": "global.staleness"})
 	// What the filter says of the whole rule has been said of its fields.
 	return slices.DeleteFunc(faults, func(fault adapters.Fault) bool { return fault.Path == "" && s.Type == plugin.ThrottleConcurrency })
 }
@@ -121,6 +160,10 @@ func (s *ThrottleSpec) addTo(p *plugin.Plugin, name string) {
 	}
 	if h := s.HotValues; h != nil {
 		t.HotValues = plugin.HotValues{Subject: h.Subject, Key: string(h.Key), MaxValues: uint32(h.MaxValues)}
+	}
+	if g := s.Global; g != nil {
+		t.Global = plugin.Global{Cluster: fmt.Sprintf("outbound|%d||%s", g.Port, g.Host), Authority: string(g.Host), Domain: string(g.Domain),
+			SyncMillis: g.Sync.millis(), StalenessMillis: g.Staleness.millis()}
 	}
 	p.Throttle = append(p.Throttle, t)
 }

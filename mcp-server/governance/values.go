@@ -322,3 +322,15 @@ func (m Match) String() string {
 	}
 	return cmp.Or(m.Exact, "*")
 }
+
+// hostName reports whether s can be a host as Istio names one: labels of letters, digits and hyphens.
+func hostName(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) == 0 || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-')
+		}) {
+			return false
+		}
+	}
+	return true
+}

@@ -271,11 +271,21 @@ func TestRuleFaults(t *testing.T) {
 			{"name":"c","threshold":1,"warmUp":{"coldFactor":101}},{"name":"d","threshold":1,"hotValues":{"maxValues":7}},
 			{"name":"e","threshold":1,"warmUp":{"periodMillis":1},"hotValues":{"subject":"attachment","maxValues":100001}},
 			{"name":"f","threshold":1,"hotValues":{"subject":"trafficType"}}]}`, []string{
-			"throttle[0].type: must be one of rate, concurrency", "throttle[1]: has a field that does not go with the type concurrency: intervalMillis, burst, warmUp or hotValues",
+			"throttle[0].type: must be one of rate, concurrency", "throttle[1]: has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global",
 			"throttle[2].warmUp.coldFactor: must be from 2 to 100, or 0 for the default", "throttle[2].warmUp.periodMillis: is missing",
 			"throttle[3].hotValues.subject: is missing", "throttle[4].hotValues.key: is missing",
 			"throttle[4].hotValues.maxValues: must be from 1 to 100000, or 0 for the default", "throttle[4].hotValues: does not go with warmUp",
 			"throttle[5].hotValues.subject: must be one of callerApplication, callerIP, callerIdentity, attachment, label"}},
+		{"limits of all", `{"throttle":[{"name":"a","threshold":1,"intervalMillis":999,"global":{"syncMillis":9,"stalenessMillis":600001}},
+			{"name":"b","threshold":1,"hotValues":{"subject":"callerIP"},"global":{"cluster":"c","syncMillis":2000,"stalenessMillis":1999}},
+			{"name":"c","threshold":1,"type":"concurrency","global":{"cluster":"c"}},
+			{"name":"d","threshold":1,"intervalMillis":60000,"global":{"cluster":"` + strings.Repeat("c", 513) + `"}}]}`, []string{
+			"throttle[0].global.cluster: is missing", "throttle[0].global.syncMillis: must be from 10 to 60000, or 0 for the default",
+			"throttle[0].global.stalenessMillis: must be from 9 to 600000, or 0 for the default",
+			"throttle[0].intervalMillis: must be a second, a minute, an hour or a day: 1000, 60000, 3600000 or 86400000, with global",
+			"throttle[1].global.stalenessMillis: must be from 2000 to 600000, or 0 for the default", "throttle[1].global: does not go with hotValues",
+			"throttle[2]: has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global",
+			"throttle[3].global.cluster: has more than 512 bytes"}},
 		{`{"access":[{"name":"x","action":"deny"}],"throttle":[{"name":"x","threshold":1}]}`, nil},
 	} {
 		_, faults := Decode([]byte(c.text))

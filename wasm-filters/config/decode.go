@@ -288,6 +288,8 @@ func (r *reader) throttle(t *Throttle) {
 			r.warmUp(&t.WarmUp)
 		case "hotValues":
 			r.hotValues(&t.HotValues)
+		case "global":
+			r.global(&t.Global)
 		default:
 			return r.rule(&t.Rule, name)
 		}
@@ -303,6 +305,26 @@ func (r *reader) warmUp(w *WarmUp) {
 			w.PeriodMillis = r.number()
 		case "coldFactor":
 			w.ColdFactor = r.number()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) global(g *Global) {
+	r.object(func(name string) bool {
+		switch name {
+		case "cluster":
+			g.Cluster = r.text()
+		case "authority":
+			g.Authority = r.text()
+		case "domain":
+			g.Domain = r.text()
+		case "syncMillis":
+			g.SyncMillis = r.number()
+		case "stalenessMillis":
+			g.StalenessMillis = r.number()
 		default:
 			return false
 		}

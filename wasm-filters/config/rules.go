@@ -245,6 +245,25 @@ type Throttle struct {
 	WarmUp WarmUp `json:"warmUp,omitzero"`
 	// HotValues makes ThrottleRate limit each value of something by itself.
 	HotValues HotValues `json:"hotValues,omitzero"`
+	// Global makes ThrottleRate a limit that many Envoys have together. Its IntervalMillis is 1000, 60000, 3600000 or 86400000.
+	Global Global `json:"global,omitzero"`
+}
+
+// Global names a rate limit service (envoy.service.ratelimit.v3.RateLimitService) which counts the calls of all Envoys. Threshold and
+// IntervalMillis go to it with each question, so its own configuration has to know only the domain. Burst, which the filter goes on to hold by
+// itself, is what one Envoy admits at most where the service does not answer.
+type Global struct {
+	// Cluster is the service's in Envoy: outbound|8081||ratelimit.example.org. Empty: the limit is each Envoy's own. At most 512 bytes.
+	Cluster string `json:"cluster,omitempty"`
+	// Authority is what requests to it name. Default: the cluster. At most 512 bytes.
+	Authority string `json:"authority,omitempty"`
+	// Domain is the service's. Default "isthmus". At most 512 bytes.
+	Domain string `json:"domain,omitempty"`
+	// SyncMillis is how often a worker that has calls tells the service of them. Default 100; 10 to 60000.
+	SyncMillis uint32 `json:"syncMillis,omitempty"`
+	// StalenessMillis is how long an answer holds; without one, Threshold and Burst hold for this Envoy by itself. Default 10 times
+	// SyncMillis; at least SyncMillis, at most 600000.
+	StalenessMillis uint32 `json:"stalenessMillis,omitempty"`
 }
 
 // ThrottleType says what a Throttle limits.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/ratelimit/rls"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -28,6 +29,10 @@ const (
 	minColdFactor = 2
 	maxColdFactor = 100
 	maxHotValues  = 100_000
+	maxCluster    = 512 // of a name, in bytes
+	minSync       = 10
+	maxSync       = 60_000
+	maxStaleness  = 600_000
 )
 
 // The defaults of rules.
@@ -40,6 +45,8 @@ const (
 	DefaultMinRequestAmount   = 5
 	DefaultRetryTimeoutMillis = 5000
 	DefaultProbeNum           = 1
+	DefaultDomain             = "isthmus"
+	DefaultSyncMillis         = 100
 )
 
 // DefaultErrors are what counts as an error where a circuit breaker does not say it.
@@ -91,6 +98,12 @@ func (p *Plugin) ruleDefaults() {
 		}
 		if t.HotValues.Subject != "" {
 			def(&t.HotValues.MaxValues, DefaultMaxValues)
+		}
+		if g := &t.Global; g.Cluster != "" {
+			def(&g.Authority, g.Cluster)
+			def(&g.Domain, DefaultDomain)
+			def(&g.SyncMillis, DefaultSyncMillis)
+			def(&g.StalenessMillis, min(10*g.SyncMillis, maxStaleness))
 		}
 	}
 }
@@ -369,8 +382,36 @@ func (v *validator) throttle(at string, t *Throttle) {
 	if hot.Subject != "" && t.WarmUp.PeriodMillis > 0 {
 		v.fault(at+".hotValues", "does not go with warmUp")
 	}
-	if t.Type == ThrottleConcurrency && (t.IntervalMillis > 0 || t.Burst > 0 || t.WarmUp != WarmUp{} || *hot != HotValues{}) {
-		v.fault(at, "has a field that does not go with the type concurrency: intervalMillis, burst, warmUp or hotValues")
+	v.global(at, t)
+	if t.Type == ThrottleConcurrency && (t.IntervalMillis > 0 || t.Burst > 0 || t.WarmUp != WarmUp{} || *hot != HotValues{} || t.Global != Global{}) {
+		v.fault(at, "has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global")
+	}
+}
+
+func (v *validator) global(at string, t *Throttle) {
+	g := &t.Global
+	if *g == (Global{}) {
+		return
+	}
+	if g.Cluster == "" {
+		v.fault(at+".global.cluster", "is missing")
+	}
+	for _, s := range [...]struct{ name, value string }{{"cluster", g.Cluster}, {"authority", g.Authority}, {"domain", g.Domain}} {
+		if len(s.value) > maxCluster {
+			v.fault(at+".global."+s.name, "has more than "+strconv.Itoa(maxCluster)+" bytes")
+		}
+	}
+	v.bounds(at+".global.syncMillis", g.SyncMillis, minSync, maxSync)
+	sync := g.SyncMillis
+	def(&sync, DefaultSyncMillis)
+	v.bounds(at+".global.stalenessMillis", g.StalenessMillis, sync, maxStaleness)
+	interval := t.IntervalMillis
+	def(&interval, DefaultIntervalMillis)
+	if _, ok := rls.UnitOf(interval); !ok {
+		v.fault(at+".intervalMillis", "must be a second, a minute, an hour or a day: 1000, 60000, 3600000 or 86400000, with global")
+	}
+	if t.HotValues.Subject != "" {
+		v.fault(at+".global", "does not go with hotValues")
 	}
 }
 

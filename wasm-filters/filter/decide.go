@@ -22,6 +22,9 @@ func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ou
 	if ch.peer {
 		call.Peer = c.peerOf()
 	}
+	if ch.quota {
+		vm.expect()
+	}
 	var delay policy.Nanos
 	for i, pol := range ch.policies {
 		v := pol.Admit(now, call)

@@ -98,12 +98,12 @@ func (c *Conn) endDelays() {
 // retry is how long a connection is left alone that could not take its delayed requests.
 const retry = policy.Nanos(10_000_000)
 
-// Due returns the nanoseconds until Release or Conn.Wake has something to do, at least 1; ok is false where nothing waits.
+// Due returns the nanoseconds until Release, Conn.Wake or Ask has something to do, at least 1; ok is false where nothing waits.
 func (vm *VM) Due() (wait policy.Nanos, ok bool) {
 	if len(vm.wakes) > 0 {
 		return 1, true
 	}
-	due := ever
+	due := vm.askDue()
 	for _, c := range vm.waiting {
 		if len(c.delays) > 0 {
 			due = min(due, max(c.delays[0].due, c.refused))

@@ -13,15 +13,16 @@ import (
 // A bareHost has a clock and nothing else.
 type bareHost struct{ now policy.Nanos }
 
-func (h *bareHost) Now() policy.Nanos            { return h.now }
-func (*bareHost) Log(filter.Level, []byte)       {}
-func (*bareHost) Counter([]byte) filter.Metric   { return 0 }
-func (*bareHost) Gauge([]byte) filter.Metric     { return 0 }
-func (*bareHost) Add(filter.Metric, int64)       {}
-func (*bareHost) Set(filter.Metric, uint64)      {}
-func (*bareHost) PeerAddress(dst []byte) []byte  { return dst }
-func (*bareHost) PeerIdentity(dst []byte) []byte { return dst }
-func (*bareHost) Shared() policy.Shared          { return nil }
+func (h *bareHost) Now() policy.Nanos                                       { return h.now }
+func (*bareHost) Log(filter.Level, []byte)                                  {}
+func (*bareHost) Counter([]byte) filter.Metric                              { return 0 }
+func (*bareHost) Gauge([]byte) filter.Metric                                { return 0 }
+func (*bareHost) Add(filter.Metric, int64)                                  {}
+func (*bareHost) Set(filter.Metric, uint64)                                 {}
+func (*bareHost) PeerAddress(dst []byte) []byte                             { return dst }
+func (*bareHost) PeerIdentity(dst []byte) []byte                            { return dst }
+func (*bareHost) Shared() policy.Shared                                     { return nil }
+func (*bareHost) Ask([]byte, string, string, []byte, uint32) (uint32, bool) { return 0, false }
 
 // TestRelease: delayed requests go when they are due, all of them that are, and not to a connection that is not ready or within a
 // frame; that one is left alone for 10 ms. A connection that has gone is not asked.

@@ -77,6 +77,10 @@ type Host interface {
 	PeerIdentity(dst []byte) []byte
 	// Shared returns the store of all workers; nil means that this worker is alone.
 	Shared() policy.Shared
+	// Ask sends a message to a method of a gRPC service, for which it waits at most timeout milliseconds. service is an
+	// envoy.config.core.v3.GrpcService. ok is false where that cannot be tried; otherwise VM.Answer is called with the same token later. Nothing
+	// is retained.
+	Ask(service []byte, name, method string, message []byte, timeout uint32) (token uint32, ok bool)
 }
 
 // Protocol is one entry of the table of protocols: a codec, and the names of the attachments that hold what its
@@ -173,6 +177,8 @@ type VM struct {
 	tables pool[call]
 
 	waiting []*Conn // that have delayed requests
+
+	asking
 
 	relaying
 }

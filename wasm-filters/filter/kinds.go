@@ -240,10 +240,12 @@ func joinHot(states []governor, first uint) policy.Policy {
 func renewRate(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
 	t := &p.Throttle[s.index]
 	params, warm := rateParams(t), ratelimit.WarmUp{Period: nanos(t.WarmUp.PeriodMillis), ColdFactor: t.WarmUp.ColdFactor}
-	if r, ok := old.(*ratelimit.Rule); ok && r.Params() == params && r.WarmUp() == warm {
-		return r
+	r, ok := old.(*ratelimit.Rule)
+	if !ok || r.Params() != params || r.WarmUp() != warm {
+		r = ratelimit.NewWarm(s.name, params, warm, s.observe, shared, scope)
 	}
-	return ratelimit.NewWarm(s.name, params, warm, s.observe, shared, scope)
+	r.SetQuota(newQuota(t))
+	return r
 }
 
 func joinRate(states []governor, _ uint) policy.Policy {
@@ -265,6 +267,7 @@ type chain struct {
 	marking  []policy.Policy // those that want to know how a call ended
 	asks     bool            // rules ask for attachments
 	delays   bool            // rules may delay
+	quota    bool            // rules ask a rate limit service
 	peer     bool            // rules ask for the connection's peer
 	audited  int             // the policy whose denials are logged; -1: none
 }
@@ -295,6 +298,9 @@ func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
 				continue
 			}
 			c.asks, c.peer, c.delays = c.asks || s.asks, c.peer || s.peer, c.delays || kd.delays
+			if r, ok := g.(*ratelimit.Rule); ok && r.Quota() != nil {
+				c.quota = true
+			}
 			if s.observe {
 				observing = append(observing, g)
 			} else {

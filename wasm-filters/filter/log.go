@@ -12,6 +12,7 @@ const (
 	topicInternal
 	topicCrowded
 	topicAudit
+	topicQuota
 	topics
 )
 

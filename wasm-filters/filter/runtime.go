@@ -165,6 +165,7 @@ func (rt *Runtime) use(rs *ruleset) {
 	rt.rules = rs
 	rt.epoch++
 	rt.metrics.limits = rs.conf.Metrics
+	rt.vm.quotas(rt)
 }
 
 // blank sets the gauge of a rule that is no more.
@@ -236,6 +237,7 @@ func (rt *Runtime) close() {
 	if rt.bad != undefined {
 		rt.vm.host.Set(rt.bad, 0)
 	}
+	rt.vm.dropQuotas(rt)
 	delete(rt.vm.runtimes, rt.key)
 }
 

@@ -59,6 +59,8 @@ type Rig interface {
 	Close(conn int) error
 	// Tick fires the newest context's timer.
 	Tick() error
+	// Answer gives the filter the answer to a question that it asked; nil: there is none.
+	Answer(token uint32, message []byte) error
 	// Released returns what has left the filter towards servers outside of Data since the last time.
 	Released() []Release
 	// World is what the filter sees and what it did to it.
@@ -84,6 +86,37 @@ type World struct {
 	shared         map[string]*entry
 	mark           uint32
 	Calls          int // of the host, by the filter
+	// Away says that services cannot be asked.
+	Away      bool
+	questions []Question
+	asked     uint32
+}
+
+// A Question is a call of a gRPC service by the filter.
+type Question struct {
+	Token   uint32
+	Service []byte // a GrpcService
+	Method  string
+	Message []byte
+	Timeout uint32 // in milliseconds
+}
+
+// Questions returns what was asked since the last time.
+func (w *World) Questions() []Question {
+	q := w.questions
+	w.questions = nil
+	return q
+}
+
+func (w *World) ask(q Question) (uint32, bool) {
+	w.Calls++
+	if w.Away {
+		return 0, false
+	}
+	w.asked++
+	q.Token = w.asked
+	w.questions = append(w.questions, q)
+	return q.Token, true
 }
 
 type value struct {
@@ -253,6 +286,9 @@ func (h nativeHost) PeerIdentity(dst []byte) []byte {
 	return append(dst, h.rig.peer.identity...)
 }
 func (h nativeHost) Shared() policy.Shared { return nativeShared{h.World} }
+func (h nativeHost) Ask(service []byte, name, method string, message []byte, timeout uint32) (uint32, bool) {
+	return h.ask(Question{Service: slices.Clone(service), Method: name + "/" + method, Message: slices.Clone(message), Timeout: timeout})
+}
 
 type nativeShared struct{ *World }
 
@@ -368,6 +404,13 @@ func (n *Native) Tick() error {
 		closed := c.Wake(b) == filter.Close
 		n.out = append(n.out, Release{int(c.Tag), b.B, closed})
 	}
+	n.vm.Ask()
+	return nil
+}
+
+// Answer implements Rig.
+func (n *Native) Answer(token uint32, message []byte) error {
+	n.vm.Answer(token, message)
 	return nil
 }
 

@@ -186,6 +186,26 @@ func (s *Script) command(out *strings.Builder, line string) error {
 			}
 		}
 		return err
+	case "asked":
+		for _, q := range world.Questions() {
+			if err := describeQuestion(out, q); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "answer":
+		token, err := strconv.ParseUint(arg(0), 10, 32)
+		if err != nil {
+			return err
+		}
+		message, err := limitAnswer(args[1:])
+		if err != nil {
+			return err
+		}
+		return s.rig.Answer(uint32(token), message)
+	case "service":
+		world.Away = arg(0) == "away"
+		return nil
 	case "metrics":
 		for _, l := range world.Metrics(args...) {
 			out.WriteString(l + "\n")

@@ -63,6 +63,7 @@ type Wasm struct {
 	current uint32    // the effective context
 	data    *wasmConn // of the callback at hand
 	ticks   map[uint32]uint32
+	answer  []byte // of a service, in the callback at hand
 	out     []Release
 }
 
@@ -229,6 +230,18 @@ func (r *Wasm) Tick() error {
 	return err
 }
 
+// Answer implements Rig.
+func (r *Wasm) Answer(token uint32, message []byte) error {
+	if message == nil {
+		_, err := r.call("proxy_on_grpc_close", r.plugin, uint64(token), 14) // UNAVAILABLE
+		return err
+	}
+	r.answer = message
+	_, err := r.call("proxy_on_grpc_receive", r.plugin, uint64(token), uint64(len(message)))
+	r.answer = nil
+	return err
+}
+
 // World implements Rig.
 func (r *Wasm) World() *World { return r.world }
 
@@ -275,6 +288,8 @@ func (e *Engine) exportHost(ctx context.Context) error {
 		switch {
 		case kind == 7:
 			b = r.conf
+		case kind == 5:
+			b = r.answer
 		case r.data != nil && r.data.kind == kind && r.data.id == r.current:
 			b = r.data.buffer
 		case kind == 2 && r.data == nil:
@@ -373,6 +388,19 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	})
 	export("proxy_record_metric", func(ctx context.Context, id uint32, v uint64) uint32 {
 		rig(ctx).world.set(filter.Metric(id), v)
+		return statusOK
+	})
+	export("proxy_grpc_call", func(ctx context.Context, m api.Module, service, serviceLength, name, nameLength, method, methodLength, _, metadataLength, message,
+		messageLength, timeout, token uint32) uint32 {
+		if metadataLength != 0 {
+			return statusBadArgument
+		}
+		n, ok := rig(ctx).world.ask(Question{Service: read(m, service, serviceLength), Method: string(read(m, name, nameLength)) + "/" + string(read(m, method, methodLength)),
+			Message: read(m, message, messageLength), Timeout: timeout})
+		if !ok {
+			return statusBadArgument
+		}
+		m.Memory().WriteUint32Le(token, n)
 		return statusOK
 	})
 	export("proxy_set_tick_period_milliseconds", func(ctx context.Context, millis uint32) uint32 {

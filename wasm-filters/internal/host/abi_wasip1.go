@@ -44,6 +44,10 @@ func proxyContinueStream(kind uint32) uint32
 //go:wasmimport env proxy_set_effective_context
 func proxySetEffectiveContext(id uint32) uint32
 
+//go:wasmimport env proxy_grpc_call
+func proxyGRPCCall(service unsafe.Pointer, serviceLength uint32, name unsafe.Pointer, nameLength uint32, method unsafe.Pointer, methodLength uint32,
+	metadata unsafe.Pointer, metadataLength uint32, message unsafe.Pointer, messageLength uint32, timeout uint32, token unsafe.Pointer) uint32
+
 //go:wasmimport wasi_snapshot_preview1 clock_time_get
 func clockTimeGet(id uint32, precision uint64, out unsafe.Pointer) uint32
 
@@ -51,10 +55,11 @@ func clockTimeGet(id uint32, precision uint64, out unsafe.Pointer) uint32
 const (
 	statusOK = 0
 
-	bufferDownstream = 2
-	bufferUpstream   = 3
-	bufferVMConf     = 6
-	bufferPluginConf = 7
+	bufferDownstream  = 2
+	bufferUpstream    = 3
+	bufferGRPCReceive = 5
+	bufferVMConf      = 6
+	bufferPluginConf  = 7
 
 	metricCounter = 0
 	metricGauge   = 1

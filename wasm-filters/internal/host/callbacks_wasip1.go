@@ -94,8 +94,25 @@ func onTick(id uint32) {
 		wake(c)
 	}
 	proxySetEffectiveContext(id)
+	vm.Ask()
 	arm()
 }
+
+//go:wasmexport proxy_on_grpc_receive
+func onGRPCReceive(_, token, size uint32) {
+	message := []byte{}
+	if size > 0 && size <= maxAnswer {
+		target = nil
+		message, _ = result(proxyGetBufferBytes(bufferGRPCReceive, 0, size, unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	}
+	vm.Answer(token, message)
+}
+
+// maxAnswer bounds the answer of a service, in bytes: one about each of the rules in a question has less than 100.
+const maxAnswer = 64 << 10
+
+//go:wasmexport proxy_on_grpc_close
+func onGRPCClose(_, token, _ uint32) { vm.Answer(token, nil) }
 
 // ready tells whether the connection's buffer is empty. What is in it, because the server does not keep up, nobody has read yet; to
 // continue now would let it pass unread.
@@ -173,6 +190,8 @@ func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
 	action := c.Data(side, &data, int(size), end != 0)
 	if !hasty && vm.Waking() != nil {
 		hasty = true
+		arm()
+	} else if vm.Asks() {
 		arm()
 	}
 	switch action {

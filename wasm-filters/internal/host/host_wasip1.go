@@ -50,6 +50,13 @@ func (host) PeerIdentity(dst []byte) []byte {
 
 func (h host) Shared() policy.Shared { return h }
 
+func (host) Ask(service []byte, name, method string, message []byte, timeout uint32) (token uint32, ok bool) {
+	status := proxyGRPCCall(unsafe.Pointer(unsafe.SliceData(service)), uint32(len(service)), unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)),
+		unsafe.Pointer(unsafe.StringData(method)), uint32(len(method)), unsafe.Pointer(&outSize), 0,
+		unsafe.Pointer(unsafe.SliceData(message)), uint32(len(message)), timeout, unsafe.Pointer(&outID))
+	return outID, status == statusOK
+}
+
 // Get implements policy.Shared.
 func (host) Get(dst, key []byte) ([]byte, uint32, bool) {
 	target = shared[:]

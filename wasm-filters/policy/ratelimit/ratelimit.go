@@ -12,6 +12,10 @@
 // from the last call on, and cools as fast as calls warm. What is shorter than Interval and the time between two calls of a cold
 // bucket together is no pause.
 //
+// # Limits of many Envoys together
+//
+// A rule with a Quota also keeps to what a rate limit service says. See there.
+//
 // # Hot values
 //
 // A HotRule has such a bucket, without leases, for each value that calls carry. See there.
@@ -26,7 +30,8 @@ import (
 type Rule struct {
 	policy.Rule
 	bucket  bucket
-	applies bool // to the call at hand
+	quota   *Quota // nil: the limit is this Envoy's alone
+	applies bool   // to the call at hand
 }
 
 // New returns a rule with a full bucket. name goes into verdicts; with observe the rule only counts. shared holds the state for all
@@ -51,8 +56,42 @@ func (r *Rule) WarmUp() WarmUp { return r.bucket.warm }
 // Params returns the parameters of the rule's bucket.
 func (r *Rule) Params() Params { return r.bucket.Params }
 
-// Tokens returns how many tokens the bucket holds, those that workers have taken and not yet used aside.
-func (r *Rule) Tokens(now policy.Nanos) uint64 { return r.bucket.tokens(now) }
+// SetQuota makes the limit one that many Envoys have together; nil undoes it. Of an equal one the old state stays.
+func (r *Rule) SetQuota(q *Quota) {
+	if q == nil || r.quota == nil || q.QuotaParams != r.quota.QuotaParams {
+		r.quota = q
+	}
+}
+
+// Quota returns what SetQuota has set.
+func (r *Rule) Quota() *Quota { return r.quota }
+
+// Tokens returns how many tokens the bucket holds, those that workers have taken and not yet used aside, or what is left of the quota if that is
+// less.
+func (r *Rule) Tokens(now policy.Nanos) uint64 {
+	n := r.bucket.tokens(now)
+	if q := r.quota; q != nil && q.fresh(now) && now < q.ends {
+		n = min(n, uint64(q.left))
+	}
+	return n
+}
+
+// ready returns 0 if one more call may be let through, else the time until then.
+func (r *Rule) ready(now policy.Nanos) policy.Nanos {
+	w := r.bucket.ready(now)
+	if r.quota != nil {
+		w = max(w, r.quota.ready(now))
+	}
+	return w
+}
+
+// take lets one call through. Only after ready has returned 0 at the same now.
+func (r *Rule) take(now policy.Nanos) {
+	r.bucket.take(now)
+	if r.quota != nil {
+		r.quota.take()
+	}
+}
 
 // Set is the policy of all rules that match the same calls: every one of them must have a token, and only then is
 // one taken from each. So a call that the smallest limit rejects costs the others nothing.
@@ -69,7 +108,7 @@ func (s Set) Admit(now policy.Nanos, c *policy.Call) policy.Verdict {
 		if !r.applies || r.Observe() {
 			continue
 		}
-		if w := r.bucket.ready(now); w > wait {
+		if w := r.ready(now); w > wait {
 			worst, wait = r, w
 		}
 	}
@@ -81,11 +120,11 @@ func (s Set) Admit(now policy.Nanos, c *policy.Call) policy.Verdict {
 		if !r.applies {
 			continue
 		}
-		if r.Observe() && r.bucket.ready(now) > 0 {
+		if r.Observe() && r.ready(now) > 0 {
 			r.Hits().WouldReject++
 			continue
 		}
-		r.bucket.take(now)
+		r.take(now)
 		r.Hits().Admitted++
 	}
 	return policy.Verdict{}
