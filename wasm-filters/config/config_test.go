@@ -40,7 +40,8 @@ var full = Plugin{
 			},
 		},
 		Type: ThrottleRate, Threshold: 4294967295, IntervalMillis: 86400000, Burst: 2, WarmUp: WarmUp{PeriodMillis: 1, ColdFactor: 2},
-	}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}}},
+	}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}},
+		{Rule: Rule{Name: "ns/c"}, Global: Global{Cluster: "limits", Authority: "limits.example.org", Domain: "shop", SyncMillis: 50, StalenessMillis: 60}}},
 	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"},
 		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
 	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000},
@@ -200,7 +201,7 @@ func TestWithDefaults(t *testing.T) {
 		Access: []Access{{Action: AccessDeny}}, FaultInjection: []FaultInjection{{}}, Degrade: []Degrade{{}},
 		CircuitBreaker: []CircuitBreaker{{Strategy: StrategyErrorCount}},
 		Throttle: []Throttle{{Rule: Rule{Name: "a"}, Threshold: 5}, {Rule: Rule{Name: "b", Mode: ModeObserve}, Threshold: 0, Burst: 3},
-			{Type: ThrottleConcurrency}, {WarmUp: WarmUp{PeriodMillis: 5}}, {HotValues: HotValues{Subject: SubjectCallerIP}}},
+			{Type: ThrottleConcurrency}, {WarmUp: WarmUp{PeriodMillis: 5}}, {HotValues: HotValues{Subject: SubjectCallerIP}}, {Global: Global{Cluster: "limits"}}},
 	}
 	on := Rule{Mode: ModeIntercept}
 	d := p.WithDefaults()
@@ -216,7 +217,8 @@ func TestWithDefaults(t *testing.T) {
 		Throttle: []Throttle{{Rule: Rule{Name: "a", Mode: ModeIntercept}, Type: ThrottleRate, Threshold: 5, IntervalMillis: 1000, Burst: 5},
 			{Rule: Rule{Name: "b", Mode: ModeObserve}, Type: ThrottleRate, IntervalMillis: 1000, Burst: 3}, {Rule: on, Type: ThrottleConcurrency},
 			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, WarmUp: WarmUp{5, 3}},
-			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, HotValues: HotValues{Subject: SubjectCallerIP, MaxValues: 1000}}},
+			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, HotValues: HotValues{Subject: SubjectCallerIP, MaxValues: 1000}},
+			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, Global: Global{Cluster: "limits", Authority: "limits", Domain: "isthmus", SyncMillis: 100, StalenessMillis: 1000}}},
 	}
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got %+v\nwant %+v", d, want)
@@ -276,7 +278,7 @@ func TestRuleFaults(t *testing.T) {
 			"throttle[3].hotValues.subject: is missing", "throttle[4].hotValues.key: is missing",
 			"throttle[4].hotValues.maxValues: must be from 1 to 100000, or 0 for the default", "throttle[4].hotValues: does not go with warmUp",
 			"throttle[5].hotValues.subject: must be one of callerApplication, callerIP, callerIdentity, attachment, label"}},
-		{"limits of all", `{"throttle":[{"name":"a","threshold":1,"intervalMillis":999,"global":{"syncMillis":9,"stalenessMillis":600001}},
+		{`{"throttle":[{"name":"a","threshold":1,"intervalMillis":999,"global":{"syncMillis":9,"stalenessMillis":600001}},
 			{"name":"b","threshold":1,"hotValues":{"subject":"callerIP"},"global":{"cluster":"c","syncMillis":2000,"stalenessMillis":1999}},
 			{"name":"c","threshold":1,"type":"concurrency","global":{"cluster":"c"}},
 			{"name":"d","threshold":1,"intervalMillis":60000,"global":{"cluster":"` + strings.Repeat("c", 513) + `"}}]}`, []string{

@@ -58,8 +58,9 @@ var (
 		"ThrottleRule": {
 			{"!has(self.burstCoefficient) || !has(self.burst) || self.burst == 0", "give burst or burstCoefficient, not both"},
 			{"!has(self.warmUp) || !has(self.hotValues)", "hotValues do not go with warmUp"},
-			{"!has(self.type) || self.type != 'concurrency' || !has(self.interval) && (!has(self.burst) || self.burst == 0) && !has(self.burstCoefficient) && !has(self.warmUp) && !has(self.hotValues)",
-				"interval, burst, burstCoefficient, warmUp and hotValues do not go with the type concurrency"},
+			{"!has(self.global) || !has(self.hotValues)", "global does not go with hotValues"},
+			{"!has(self.type) || self.type != 'concurrency' || !has(self.interval) && (!has(self.burst) || self.burst == 0) && !has(self.burstCoefficient) && !has(self.warmUp) && !has(self.hotValues) && !has(self.global)",
+				"interval, burst, burstCoefficient, warmUp, hotValues and global do not go with the type concurrency"},
 		},
 	}
 )
