@@ -22,11 +22,12 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 )
 
-func TestMain(m *testing.M) { os.Exit(rig.Main(m, rig.FilterPeers...)) }
+func TestMain(m *testing.M) { os.Exit(rig.Main(m, append(rig.FilterPeers, peer.RateLimit)...)) }
 
 const (
 	within = 90 * time.Second
@@ -476,20 +477,12 @@ func TestLimitOverWorkers(t *testing.T) {
 		c := l.dial()
 		all.Go(func() {
 			for i := range uint64(10) {
-				if _, err := c.Write(frame(t, "req", fmt.Sprintf("id=%d,service=demo.A,method=limited,caller=tester", i+1))); err != nil {
+				ok, err := once(c, frame(t, "req", fmt.Sprintf("id=%d,service=demo.A,method=limited,caller=tester", i+1)))
+				if err != nil {
 					t.Error(err)
 					return
 				}
-				head := make([]byte, 16)
-				if _, err := io.ReadFull(c, head); err != nil {
-					t.Error(err)
-					return
-				}
-				if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[12:]))); err != nil {
-					t.Error(err)
-					return
-				}
-				if head[3] == 20 {
+				if ok {
 					mu.Lock()
 					admitted++
 					mu.Unlock()

@@ -23,6 +23,7 @@ type Peer string
 const (
 	Envoy         Peer = "envoy"         // stock Envoy
 	Istiod        Peer = "istiod"        // stock pilot-discovery
+	RateLimit     Peer = "ratelimit"     // Envoy's rate limit service
 	ZooKeeper     Peer = "zookeeper"     // ZooKeeper server (Java)
 	Dubbo3        Peer = "dubbo3"        // the demo's Dubbo 3 provider and consumer (Java)
 	Dubbo27       Peer = "dubbo27"       // the same with Dubbo 2.7 (Java)
@@ -36,8 +37,9 @@ const (
 
 // The pinned versions of what is not Java; those of Java are in the pom.xml of each folder below e2e/java.
 const (
-	EnvoyVersion  = "1.40.0"
-	IstiodVersion = "v0.0.0-20260827124520-eed52ebb66ad" // of module istio.io/istio
+	EnvoyVersion     = "1.40.0"
+	IstiodVersion    = "v0.0.0-20260827124520-eed52ebb66ad"   // of module istio.io/istio
+	RateLimitVersion = "v1.4.1-0.20260122083618-3fb702589d36" // of module github.com/envoyproxy/ratelimit, which has no newer release
 )
 
 // Artifact is an obtained peer.
@@ -67,6 +69,7 @@ type entry struct {
 var table = map[Peer]entry{
 	Envoy:     {title: "Envoy " + EnvoyVersion, first: 30 * time.Second, needs: []tool{python}, obtain: obtainEnvoy},
 	Istiod:    {title: "istiod", first: 4 * time.Minute, needs: []tool{golang}, obtain: obtainIstiod, serial: "go"},
+	RateLimit: {title: "rate limit service", first: 40 * time.Second, needs: []tool{golang}, obtain: obtainRateLimit, serial: "go"},
 	ZooKeeper: javaApp{folder: "zookeeper"}.entry("ZooKeeper", 20*time.Second),
 	Dubbo3:    javaApp{folder: "dubbo3", sources: []string{"dubbo", "load", "stock"}}.entry("Dubbo 3 applications", 30*time.Second),
 	Dubbo27: javaApp{folder: "dubbo27", sources: []string{"dubbo", "load", "stock"}, options: addOpens("java.lang", "java.math")}.

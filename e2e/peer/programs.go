@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -38,13 +39,22 @@ func obtainEnvoy(ctx context.Context, o *obtainer, start func()) (Artifact, erro
 }
 
 func obtainIstiod(ctx context.Context, o *obtainer, start func()) (Artifact, error) {
-	folder, err := o.place("istiod-"+IstiodVersion, start, func(folder string) error {
-		// Outside of our module: istiod is built from its own dependencies.
+	return o.install(ctx, start, "istiod-"+IstiodVersion, "istio.io/istio/pilot/cmd/pilot-discovery@"+IstiodVersion)
+}
+
+func obtainRateLimit(ctx context.Context, o *obtainer, start func()) (Artifact, error) {
+	return o.install(ctx, start, "ratelimit-"+RateLimitVersion, "github.com/envoyproxy/ratelimit/src/service_cmd@"+RateLimitVersion)
+}
+
+// install builds a program of another module into the cache, from that module's own dependencies.
+func (o *obtainer) install(ctx context.Context, start func(), place, program string) (Artifact, error) {
+	folder, err := o.place(place, start, func(folder string) error {
 		_, err := run(ctx, folder, []string{"GOBIN=" + folder, "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0", "GO111MODULE=on"},
-			"go", "install", "-trimpath", "-ldflags", "-s -w", "istio.io/istio/pilot/cmd/pilot-discovery@"+IstiodVersion)
+			"go", "install", "-trimpath", "-ldflags", "-s -w", program)
 		return err
 	})
-	return Artifact{Path: filepath.Join(folder, "pilot-discovery")}, err
+	name, _, _ := strings.Cut(path.Base(program), "@")
+	return Artifact{Path: filepath.Join(folder, name)}, err
 }
 
 // ours is an entry for a program of this repository. Go's own cache knows whether it is up to date.

@@ -173,17 +173,17 @@ func (vm *VM) Answer(token uint32, message []byte) {
 			continue
 		}
 		now := vm.host.Now()
-		answers := vm.answers[:len(s.asked)]
-		if message == nil || !rls.Read(message, answers) {
+		if answers := vm.answers[:len(s.asked)]; message != nil && rls.Read(message, answers) {
+			for i, q := range s.asked {
+				q.Hear(answers[i], now)
+			}
+			s.busy, s.asked = false, s.asked[:0]
+		} else {
 			vm.unanswered(s, now)
-			return
 		}
-		for i, q := range s.asked {
-			q.Hear(answers[i], now)
-		}
-		s.busy, s.asked = false, s.asked[:0]
-		return
+		break
 	}
+	vm.armed = vm.askDue() != ever
 }
 
 // unanswered ends a question to which there is no answer.

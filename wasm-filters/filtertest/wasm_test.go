@@ -219,6 +219,66 @@ func TestDelayTimer(t *testing.T) {
 	}
 }
 
+// TestQuotaTimer: the first call sets the timer to when a rate limit service is told of it, an answer to when it is told of the calls since; without calls
+// it goes back to its second.
+func TestQuotaTimer(t *testing.T) {
+	rig := workers(t, 1, `{"throttle":[{"name":"a","threshold":1000,"global":{"cluster":"limits","syncMillis":50}}]}`)[0].(*filtertest.Wasm)
+	c, err := rig.Open(policy.DirectionClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func() {
+		t.Helper()
+		req, err := filtertest.Bolt("oneway", map[string]string{"id": "1", "service": "S", "method": "m"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := rig.Data(c, filter.Downstream, req, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick := func(millis policy.Nanos) {
+		t.Helper()
+		rig.World().Clock += millis * 1_000_000
+		if err := rig.Tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer := func(token uint32) {
+		t.Helper()
+		// One answer without a limit.
+		if err := rig.Answer(token, []byte{0x12, 2, 8, 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, step := range []struct {
+		do    func()
+		timer uint32
+		asked int
+	}{
+		{call, 1, 0}, // nothing has been asked yet: at once
+		{func() { tick(1) }, 1000, 1},
+		{func() { call(); call() }, 1000, 0}, // an answer is waited for
+		{func() { tick(20) }, 1000, 0},       // somebody else's timer
+		{func() { answer(1) }, 30, 0},        // of those 50 ms
+		{func() { tick(30) }, 1000, 1},       //
+		{func() { answer(2) }, 1000, 0},      // nothing more to tell
+		{func() { tick(10); call() }, 40, 0}, //
+		{func() { tick(40) }, 1000, 1},       //
+		{func() { tick(1500) }, 500, 0},      // given up after two seconds
+		{func() { tick(500) }, 1000, 0},      //
+		{func() { tick(1000) }, 1000, 1},     // and told again a second later
+	} {
+		step.do()
+		if got := rig.Timer(); got != step.timer {
+			t.Errorf("step %d: the timer is set to %d ms, want %d", i, got, step.timer)
+		}
+		if got := len(rig.World().Questions()); got != step.asked {
+			t.Errorf("step %d: asked %d times, want %d", i, got, step.asked)
+		}
+	}
+}
+
 // TestMemoryIsBounded: connections come and go, with calls in flight and with frames cut anywhere, and the module's memory stays as
 // it is, although it never shrinks.
 func TestMemoryIsBounded(t *testing.T) {

@@ -106,13 +106,17 @@ func onGRPCReceive(_, token, size uint32) {
 		message, _ = result(proxyGetBufferBytes(bufferGRPCReceive, 0, size, unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
 	}
 	vm.Answer(token, message)
+	arm() // for the calls that came meanwhile
 }
 
 // maxAnswer bounds the answer of a service, in bytes: one about each of the rules in a question has less than 100.
 const maxAnswer = 64 << 10
 
 //go:wasmexport proxy_on_grpc_close
-func onGRPCClose(_, token, _ uint32) { vm.Answer(token, nil) }
+func onGRPCClose(_, token, _ uint32) {
+	vm.Answer(token, nil)
+	arm()
+}
 
 // ready tells whether the connection's buffer is empty. What is in it, because the server does not keep up, nobody has read yet; to
 // continue now would let it pass unread.
