@@ -476,6 +476,9 @@ func (s *drySidecar) PeerIdentity(dst []byte) []byte { return append(dst, s.peer
 // Shared implements filter.Host: there is one worker.
 func (s *drySidecar) Shared() policy.Shared { return nil }
 
+// Ask implements filter.Host: there is one sidecar, and no service that counts for others.
+func (*drySidecar) Ask([]byte, string, string, []byte, uint32) (uint32, bool) { return 0, false }
+
 // dryBuffer is a filter.Buffer.
 type dryBuffer struct{ b []byte }
 
