@@ -22,27 +22,29 @@ const maxInputBytes = 256 << 20
 // frameLine is what decode prints of one frame. Every field is always there: a text that a frame does not have is
 // empty, a number null, attachments an empty object.
 type frameLine struct {
-	Offset        int               `json:"offset"`   // of the frame's first byte in the decoded input
-	Bytes         uint64            `json:"bytes"`    // length of the whole frame as its header says
-	Protocol      string            `json:"protocol"` // "" where no protocol fits
-	Kind          string            `json:"kind"`     // request, oneway, response, heartbeat, event; "unknown" where the header is cut
-	ID            *uint64           `json:"id"`       // unsigned, exact: up to 2^64-1
-	Service       string            `json:"service"`
-	Method        string            `json:"method"`
-	Version       string            `json:"version"`
-	Group         string            `json:"group"` // Dubbo group, SOFA uniqueId
-	Caller        string            `json:"caller"`
-	CallerIP      string            `json:"callerIP"`
-	TimeoutMillis *uint32           `json:"timeoutMillis"`
-	Status        *uint16           `json:"status"` // of responses, in the protocol's own numbers
-	StatusName    string            `json:"statusName"`
-	Outcome       string            `json:"outcome"`       // of responses: ok, exception, timeout, ...
-	Serialization *uint8            `json:"serialization"` // the protocol's own number
-	Variant       *uint8            `json:"variant"`       // the protocol's own version, where it has several
-	Reply         bool              `json:"reply"`         // the frame answers another: a response or a heartbeat's answer
-	Attachments   map[string]string `json:"attachments"`
-	Flaw          string            `json:"flaw"`            // why the body could not be read; the frames around it are not affected
-	Error         *frameError       `json:"error,omitempty"` // only where the input is malformed
+	Offset            int               `json:"offset"`   // of the frame's first byte in the decoded input
+	Bytes             uint64            `json:"bytes"`    // length of the whole frame as its header says
+	Protocol          string            `json:"protocol"` // "" where no protocol fits
+	Kind              string            `json:"kind"`     // request, oneway, response, heartbeat, event; "unknown" where the header is cut
+	ID                *uint64           `json:"id"`       // unsigned, exact: up to 2^64-1
+	Service           string            `json:"service"`
+	Method            string            `json:"method"`
+	Version           string            `json:"version"`
+	Group             string            `json:"group"` // Dubbo group, SOFA uniqueId
+	Caller            string            `json:"caller"`
+	CallerIP          string            `json:"callerIP"`
+	TimeoutMillis     *uint32           `json:"timeoutMillis"`
+	Status            *uint16           `json:"status"` // of responses, in the protocol's own numbers
+	StatusName        string            `json:"statusName"`
+	Outcome           string            `json:"outcome"`           // of responses: ok, exception, timeout, ...
+	Serialization     *uint8            `json:"serialization"`     // the protocol's own number
+	SerializationName string            `json:"serializationName"` // "" for one that the protocol does not define
+	Class             string            `json:"class"`             // of the object that the frame carries, where the frame's header says it (Bolt)
+	Variant           *uint8            `json:"variant"`           // the protocol's own version, where it has several
+	Reply             bool              `json:"reply"`             // the frame answers another: a response or a heartbeat's answer
+	Attachments       map[string]string `json:"attachments"`
+	Flaw              string            `json:"flaw"`            // why the body could not be read; the frames around it are not affected
+	Error             *frameError       `json:"error,omitempty"` // only where the input is malformed
 }
 
 // frameError says where the input is malformed.

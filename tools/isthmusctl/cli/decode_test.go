@@ -50,7 +50,7 @@ func TestDecodeRealFrames(t *testing.T) {
 	for name, want := range map[string]fields{
 		"dubbo-00-req": {
 			"protocol": "dubbo", "kind": "request", "id": n("18172336908541587526"), "service": "demo.GreetService", "method": "sayHello", "version": "1.0.0",
-			"group": "g1", "caller": "greet-consumer", "status": nil, "bytes": n("286"), "offset": n("0"), "timeoutMillis": n("5000"), "serialization": n("2"),
+			"group": "g1", "caller": "greet-consumer", "status": nil, "bytes": n("286"), "offset": n("0"), "timeoutMillis": n("5000"), "serialization": n("2"), "serializationName": "hessian2", "class": "",
 			"attachments": map[string]any{"path": "demo.GreetService", "remote.application": "greet-consumer", "x-tenant": "blue",
 				"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "interface": "demo.GreetService", "version": "1.0.0", "timeout": "5000", "group": "g1"},
 		},
@@ -65,6 +65,7 @@ func TestDecodeRealFrames(t *testing.T) {
 		"bolt-00-c2s-SofaRequest": {
 			"protocol": "bolt", "kind": "request", "id": n("1"), "service": "demo.HelloService", "method": "sayHello", "version": "1.0", "group": "",
 			"caller": "hello-consumer", "timeoutMillis": n("5000"), "bytes": n("880"), "variant": n("1"), "serialization": n("1"), "status": nil,
+			"serializationName": "hessian", "class": "com.alipay.sofa.rpc.core.request.SofaRequest",
 		},
 		"bolt-01-s2c-SofaResponse": {
 			"kind": "response", "id": n("1"), "status": n("0"), "statusName": "SUCCESS", "outcome": "ok", "bytes": n("234"),
@@ -94,7 +95,7 @@ func TestDecodeRealFrames(t *testing.T) {
 // TestDecodeFieldsAreAlwaysThere holds that scripts need not ask whether a field is there.
 func TestDecodeFieldsAreAlwaysThere(t *testing.T) {
 	always := []string{"offset", "bytes", "protocol", "kind", "id", "service", "method", "version", "group", "caller", "callerIP", "timeoutMillis",
-		"status", "statusName", "outcome", "serialization", "variant", "reply", "attachments", "flaw"}
+		"status", "statusName", "outcome", "serialization", "serializationName", "class", "variant", "reply", "attachments", "flaw"}
 	inputs := []string{"00", "da", string(frame(t, "dubbo-00-req")), string(frame(t, "dubbo-00-resp")), string(frame(t, "dubbo-heartbeat-req")), string(frame(t, "dubbo-readonly-event"))}
 	for _, input := range inputs {
 		for _, line := range lines(t, invoke(t, input, "decode").out) {

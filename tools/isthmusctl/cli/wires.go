@@ -17,14 +17,18 @@ type wire struct {
 	timeout  string // attachment with the timeout in milliseconds
 	variants bool   // Frame.Variant means something
 
+	serialization func(number uint8) string // the protocol's own name of it, "" for one that it does not define
+	class         func(b []byte) []byte     // the class of what a frame carries, where frames say it
+
 	status func(status uint16) string // the protocol's own name of a status, "" for one that it does not define
 	verify func(b []byte) error       // checks a whole frame's checksum, which the codec leaves to the peer; nil where there is none
 }
 
 // wires are the protocols that decode knows. A further codec is one more line.
 var wires = []wire{
-	{codec: dubbo.Codec{}, group: dubbo.KeyGroup, caller: dubbo.KeyCaller, timeout: dubbo.KeyTimeout, status: dubbo.StatusName},
-	{codec: bolt.Codec{}, variants: true, status: bolt.StatusName, verify: bolt.VerifyCRC},
+	{codec: dubbo.Codec{}, group: dubbo.KeyGroup, caller: dubbo.KeyCaller, timeout: dubbo.KeyTimeout, serialization: dubbo.SerializationName,
+		status: dubbo.StatusName},
+	{codec: bolt.Codec{}, variants: true, serialization: bolt.SerializationName, class: bolt.ClassName, status: bolt.StatusName, verify: bolt.VerifyCRC},
 }
 
 // describe fills l with what the codec read of f from b.
@@ -37,7 +41,10 @@ func (w *wire) describe(l *frameLine, f *protocol.Frame, b []byte) {
 		return
 	}
 	l.ID = &f.ID
-	l.Serialization = &f.Serialization
+	l.Serialization, l.SerializationName = &f.Serialization, w.serialization(f.Serialization)
+	if w.class != nil {
+		l.Class = string(w.class(b))
+	}
 	if w.variants {
 		l.Variant = &f.Variant
 	}

@@ -312,6 +312,29 @@ func VerifyCRC(b []byte) error {
 	return nil
 }
 
+// ClassName returns the name of the class whose object the frame at b[0] carries, as a view of b; nothing where the frame has none, or b ends before its end.
+func ClassName(b []byte) []byte {
+	var h fixed
+	if need, _, err := parse(&h, b); need > 0 || err != nil || uint64(len(b)) < uint64(h.size)+uint64(h.class) {
+		return nil
+	}
+	return b[h.size : h.size+h.class]
+}
+
+// SerializationName returns the name of the serialization with that number (com.alipay.remoting.serialization.SerializerManager, and SOFARPC's RpcConstants):
+// "hessian", "protobuf", "json"; "" for one that has none there.
+func SerializationName(serialization uint8) string {
+	switch serialization {
+	case 1:
+		return "hessian"
+	case 11:
+		return "protobuf"
+	case 12:
+		return "json"
+	}
+	return ""
+}
+
 // The status codes of responses (com.alipay.remoting.ResponseStatus).
 const (
 	statusSuccess                 = 0

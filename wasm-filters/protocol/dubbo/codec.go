@@ -326,6 +326,50 @@ const (
 	StatusServerThreadpoolExhausted = 100
 )
 
+// SerializationName returns Dubbo's name for the serialization with that number (org.apache.dubbo.common.serialize.Constants): "hessian2", "fastjson2"; ""
+// for one that Dubbo does not define.
+func SerializationName(serialization uint8) string {
+	switch serialization {
+	case 2:
+		return "hessian2"
+	case 3:
+		return "java"
+	case 4:
+		return "compactedjava"
+	case 6:
+		return "fastjson"
+	case 7:
+		return "nativejava"
+	case 8:
+		return "kryo"
+	case 9:
+		return "fst"
+	case 10:
+		return "native-hessian"
+	case 11:
+		return "avro"
+	case 12:
+		return "protostuff"
+	case 16:
+		return "gson"
+	case 18:
+		return "jackson"
+	case 21:
+		return "protobuf-json"
+	case 22:
+		return "protobuf"
+	case 23:
+		return "fastjson2"
+	case 25:
+		return "kryo2"
+	case 27:
+		return "msgpack"
+	case 28:
+		return "fury"
+	}
+	return ""
+}
+
 // StatusName returns Dubbo's name for a status: "OK", "SERVER_THREADPOOL_EXHAUSTED_ERROR"; "" for one that Dubbo does not define.
 func StatusName(status uint16) string {
 	switch status {
