@@ -4,6 +4,9 @@
 package policy
 
 import (
+	"bytes"
+	"strconv"
+
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
@@ -52,6 +55,10 @@ type Call struct {
 	LoadTest    bool     // the call is part of a load test
 	Unreadable  bool     // Attachments and LoadTest could not be read
 
+	// Endpoint is the provider that the call goes to, at the caller. It is filled in where a rule that may match asks for it, also in
+	// Done; nil where it is not known.
+	Endpoint *Endpoint
+
 	// Marks belongs to policies that want to know how a call ends: each of their rules has a bit of it, which Admit sets for
 	// the calls that it is to be told about. Done finds them as Admit left them.
 	Marks uint64
@@ -62,6 +69,26 @@ type Peer struct {
 	Address      match.Address
 	AddressKnown bool
 	Identity     []byte // the URI SAN of its certificate; nil where there is none
+}
+
+// Endpoint is an address and a port.
+type Endpoint struct {
+	Address match.Address
+	Port    uint16
+}
+
+// Append appends the endpoint as text: 10.0.0.1:20880, [fd00:0:0:0:0:0:0:1]:20880.
+func (e *Endpoint) Append(dst []byte) []byte {
+	start := len(dst)
+	dst = append(dst, '[')
+	dst = e.Address.Append(dst)
+	if bytes.IndexByte(dst[start:], ':') < 0 {
+		dst = append(dst[:start], dst[start+1:]...)
+	} else {
+		dst = append(dst, ']')
+	}
+	dst = append(dst, ':')
+	return strconv.AppendUint(dst, uint64(e.Port), 10)
 }
 
 // Verdict is the decision on one call. The zero value admits.

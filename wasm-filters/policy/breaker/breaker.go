@@ -10,6 +10,11 @@
 // brings what it counted to them after as long, or at once where its own counts would open the circuit. So a worker may
 // admit calls for 10 ms after another one opened the circuit, and the circuit may open 10 ms late where the errors
 // are spread over workers. Probes are exact.
+//
+// # Several endpoints
+//
+// A rule may have a circuit for each endpoint that the calls go to, so that one provider that fails costs the others nothing. Their number
+// is bounded; see table.go.
 package breaker
 
 import (
@@ -48,17 +53,28 @@ type Params struct {
 	Retry       policy.Nanos // how long the circuit stays open; at least 100 ms
 	Probes      uint32       // at least 1
 	Errors      Errors       // what is an error, and fails a probe
+	PerEndpoint bool         // each endpoint has a circuit of its own
 }
 
 // stale is how long a worker's view of the shared state is good for.
 const stale = policy.Nanos(10_000_000)
 
-// Rule is one circuit.
+// Rule is one circuit, or one for each endpoint.
 type Rule struct {
 	policy.Rule
 	params Params
 	width  policy.Nanos // of one bucket
 
+	one   circuit // unless each endpoint has its own
+	table *table  // nil unless each has
+
+	shared policy.Shared // nil: this worker is alone
+	key    []byte        // of the state; for a table without the place
+	value  []byte        // scratch, room for a shared state
+}
+
+// A circuit is what a worker knows of one.
+type circuit struct {
 	state   state  // without a Shared the truth, else as it was at seen
 	seen    bucket // the sum of state's window at the slot of sumAt
 	sumAt   uint64
@@ -67,15 +83,19 @@ type Rule struct {
 	turn    uint32       // the state's, when the first of them ended
 	merge   policy.Nanos // when pending is to be brought there
 
-	shared policy.Shared // nil: this worker is alone
-	key    []byte
-	value  []byte // scratch, stateLen bytes
+	// Of a table:
+	endpoint policy.Endpoint
+	place    uint32
+	lost     bool // another endpoint has taken the place
 }
 
-// New returns a rule with a closed circuit. name goes into verdicts; with observe the rule only counts. shared holds the state for all
-// workers under a key made of scope, name and p; nil means that there is only one worker.
+// New returns a rule with a closed circuit, or with none where each endpoint has its own. name goes into verdicts; with observe the rule
+// only counts. shared holds the state for all workers under keys made of scope, name and p; nil means that there is only one worker.
 func New(name string, p Params, observe bool, shared policy.Shared, scope string) *Rule {
 	r := &Rule{Rule: policy.NewRule(name, observe), params: p, width: max(p.Window/buckets, 1)}
+	if p.PerEndpoint {
+		r.table = new(table)
+	}
 	if shared != nil {
 		r.share(shared, scope)
 	}
@@ -95,23 +115,25 @@ const (
 	HalfOpen
 )
 
-// Phase returns where the circuit stands for all workers: also HalfOpen where the next call would be a probe.
-func (r *Rule) Phase(now policy.Nanos) Phase {
+// Phase returns where the circuit of a rule that has one stands for all workers: also HalfOpen where the next call would be a probe.
+func (r *Rule) Phase(now policy.Nanos) Phase { return r.phase(&r.one, now) }
+
+func (r *Rule) phase(c *circuit, now policy.Nanos) Phase {
 	if r.shared != nil {
-		r.load(now)
+		r.load(c, now)
 	}
-	if r.state.phase == Open && now >= r.state.until {
+	if c.state.phase == Open && now >= c.state.until {
 		return HalfOpen
 	}
-	return r.state.phase
+	return c.state.phase
 }
 
 // admit tells whether a call may go, and if not, for how long.
-func (r *Rule) admit(now policy.Nanos, oneway bool) (wait policy.Nanos, ok bool) {
-	if r.shared != nil && now >= r.fresh {
-		r.load(now)
+func (r *Rule) admit(c *circuit, now policy.Nanos, oneway bool) (wait policy.Nanos, ok bool) {
+	if r.shared != nil && now >= c.fresh {
+		r.load(c, now)
 	}
-	s := &r.state
+	s := &c.state
 	switch {
 	case s.phase == Closed:
 		return 0, true
@@ -119,7 +141,7 @@ func (r *Rule) admit(now policy.Nanos, oneway bool) (wait policy.Nanos, ok bool)
 		// How a one-way call ends nobody knows: it is no probe.
 		return max(s.until-now, 1), false
 	}
-	return r.update(now, event{kind: eventProbe})
+	return r.update(c, now, event{kind: eventProbe})
 }
 
 // failed tells whether a call went wrong, in the window or as a probe, and whether it counts at all.
@@ -171,41 +193,41 @@ func (r *Rule) probeFailed(o policy.Outcome) bool {
 }
 
 // done takes note of how an admitted call ended.
-func (r *Rule) done(now policy.Nanos, o policy.Outcome) {
+func (r *Rule) done(c *circuit, now policy.Nanos, o policy.Outcome) {
 	bad, counts := r.failed(o)
 	start := now - o.Duration
-	if r.state.phase == HalfOpen && start >= r.state.since {
+	if c.state.phase == HalfOpen && start >= c.state.since {
 		switch o.Result {
 		case protocol.OutcomeNone, protocol.OutcomeRejected:
-			r.update(now, event{kind: eventBack, start: start})
+			r.update(c, now, event{kind: eventBack, start: start})
 		default:
-			r.update(now, event{kind: eventProbed, start: start, bad: r.probeFailed(o)})
+			r.update(c, now, event{kind: eventProbed, start: start, bad: r.probeFailed(o)})
 		}
 		return
 	}
-	if !counts || r.state.phase != Closed {
+	if !counts || c.state.phase != Closed {
 		return
 	}
 	slot := uint64(now / r.width)
-	if r.pending.slot != slot && r.pending.total > 0 {
-		if r.update(now, event{kind: eventMerge}); r.state.phase != Closed {
+	if c.pending.slot != slot && c.pending.total > 0 {
+		if r.update(c, now, event{kind: eventMerge}); c.state.phase != Closed {
 			return // somebody has opened it
 		}
 	}
-	if r.pending.total == 0 {
-		r.turn = r.state.turn
+	if c.pending.total == 0 {
+		c.turn = c.state.turn
 	}
-	r.pending.slot = slot
-	r.pending.total++
-	r.pending.nanos += uint64(max(o.Duration, 0))
+	c.pending.slot = slot
+	c.pending.total++
+	c.pending.nanos += uint64(max(o.Duration, 0))
 	if bad {
-		r.pending.bad++
+		c.pending.bad++
 	}
-	if r.sumAt != slot {
-		r.sum(slot)
+	if c.sumAt != slot {
+		c.sum(slot)
 	}
-	if now >= r.merge || r.shared == nil || r.trips(r.seen.plus(&r.pending)) {
-		r.update(now, event{kind: eventMerge})
+	if now >= c.merge || r.shared == nil || r.trips(c.seen.plus(&c.pending)) {
+		r.update(c, now, event{kind: eventMerge})
 	}
 }
 
@@ -225,8 +247,8 @@ func (r *Rule) trips(b bucket) bool {
 }
 
 // sum sets seen to what state's window holds at a slot.
-func (r *Rule) sum(slot uint64) {
-	r.seen, r.sumAt = r.state.window(slot), slot
+func (c *circuit) sum(slot uint64) {
+	c.seen, c.sumAt = c.state.window(slot), slot
 }
 
 // Set is the policy of all circuits for the same calls: each must admit a call.
@@ -246,7 +268,11 @@ func (s *Set) Admit(now policy.Nanos, c *policy.Call) policy.Verdict {
 		if !r.Applies(c) {
 			continue
 		}
-		wait, ok := r.admit(now, c.OneWay)
+		x := r.circuit(c.Endpoint, now)
+		if x == nil {
+			continue // nobody knows where it goes
+		}
+		wait, ok := r.admit(x, now, c.OneWay)
 		switch {
 		case ok:
 			r.Hits().Admitted++
@@ -269,7 +295,9 @@ func (s *Set) Done(now policy.Nanos, c *policy.Call, o policy.Outcome) {
 	for i, r := range s.rules {
 		if bit := uint64(1) << (s.first + uint(i)); c.Marks&bit != 0 {
 			c.Marks &^= bit
-			r.done(now, o)
+			if x := r.find(c.Endpoint); x != nil {
+				r.done(x, now, o)
+			}
 		}
 	}
 }

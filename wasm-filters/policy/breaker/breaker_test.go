@@ -221,9 +221,9 @@ func TestInvariants(t *testing.T) {
 			var changed, until policy.Nanos
 			look := func() Phase {
 				if truth.shared != nil {
-					truth.load(now)
+					truth.load(&truth.one, now)
 				}
-				return truth.state.phase
+				return truth.one.state.phase
 			}
 			errorRate := 0
 			for step := range 20_000 {
@@ -390,8 +390,8 @@ func TestObserve(t *testing.T) {
 		if call(s, now, c.result, 0).Reject {
 			t.Error("rejected")
 		}
-		if r.state.phase != c.phase {
-			t.Errorf("step %d: phase %d, want %d", i, r.state.phase, c.phase)
+		if r.one.state.phase != c.phase {
+			t.Errorf("step %d: phase %d, want %d", i, r.one.state.phase, c.phase)
 		}
 	}
 	if h := *r.Hits(); h != (policy.Hits{Admitted: 3, WouldReject: 1}) {

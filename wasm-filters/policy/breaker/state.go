@@ -26,7 +26,7 @@ func (b bucket) plus(o *bucket) bucket {
 type state struct {
 	phase   Phase
 	until   policy.Nanos // Open: when probes may go; HalfOpen: when those that have not returned are given up
-	since   policy.Nanos // HalfOpen: since when. What began later is a probe: nothing else is admitted
+	since   policy.Nanos // HalfOpen: since when. What began later is a probe: nothing else is admitted. Closed: since when, if anybody knows
 	granted uint32       // probes on their way, and those that went well
 	passed  uint32       // probes that went well
 	turn    uint32       // how often the circuit has opened: what ended in an earlier turn does not count in this one
@@ -59,8 +59,9 @@ const (
 	eventMerge                   // pending is to be counted
 )
 
-// apply changes s, and tells whether the call may go (eventProbe), else how long it has to wait.
-func (r *Rule) apply(s *state, now policy.Nanos, e event) (wait policy.Nanos, ok bool) {
+// apply changes c's state, and tells whether the call may go (eventProbe), else how long it has to wait.
+func (r *Rule) apply(c *circuit, now policy.Nanos, e event) (wait policy.Nanos, ok bool) {
+	s := &c.state
 	switch e.kind {
 	case eventProbe:
 		if s.phase == Closed {
@@ -84,17 +85,17 @@ func (r *Rule) apply(s *state, now policy.Nanos, e event) (wait policy.Nanos, ok
 		if e.bad {
 			s.open(now + r.params.Retry)
 		} else if s.passed++; s.passed >= r.params.Probes {
-			*s = state{turn: s.turn}
+			*s = state{since: now, turn: s.turn}
 		}
 	case eventBack:
 		if s.phase == HalfOpen && e.start >= s.since && s.granted > s.passed {
 			s.granted--
 		}
 	case eventMerge:
-		if s.phase != Closed || s.turn != r.turn {
+		if s.phase != Closed || s.turn != c.turn {
 			return 0, false
 		}
-		p := &r.pending
+		p := &c.pending
 		b := &s.ring[p.slot%buckets]
 		switch {
 		case b.slot == p.slot:
@@ -133,23 +134,33 @@ func (r *Rule) share(shared policy.Shared, scope string) {
 		k = append(k, '/')
 		k = strconv.AppendUint(k, v, 10)
 	}
+	r.value = make([]byte, 0, stateLen+endpointLen)
+	if r.table != nil {
+		r.key = append(k, "/0000"...)
+		return
+	}
 	r.key = k
-	r.value = make([]byte, 0, stateLen)
 	// As with a token bucket: whoever is first is Envoy's main thread, before any call.
 	if _, _, ok := shared.Get(r.value[:0], r.key); !ok {
-		r.store(0)
+		r.store(&r.one, 0)
 	}
 }
 
-// load brings the shared state to r.state and returns its mark.
-func (r *Rule) load(now policy.Nanos) uint32 {
-	v, mark, ok := r.shared.Get(r.value[:0], r.key)
-	r.state = state{}
-	if ok && len(v) == stateLen && v[0] <= byte(HalfOpen) {
-		r.state.decode(v)
+// load brings the shared state to c and returns its mark.
+func (r *Rule) load(c *circuit, now policy.Nanos) uint32 {
+	v, mark, ok := r.shared.Get(r.value[:0], r.keyOf(c.place))
+	c.state = state{}
+	if r.table != nil {
+		var e policy.Endpoint
+		if v, e, ok = tenant(v, ok); !ok || e != c.endpoint {
+			ok, c.lost = false, true
+		}
 	}
-	r.fresh = now + stale
-	r.sum(uint64(now / r.width))
+	if ok && len(v) == stateLen && v[0] <= byte(HalfOpen) {
+		c.state.decode(v)
+	}
+	c.fresh = now + stale
+	c.sum(uint64(now / r.width))
 	return mark
 }
 
@@ -165,10 +176,10 @@ func (s *state) decode(v []byte) {
 	}
 }
 
-// store writes r.state if the shared one still has the mark.
-func (r *Rule) store(mark uint32) bool {
+// store writes c's state if the shared one still has the mark.
+func (r *Rule) store(c *circuit, mark uint32) bool {
 	le := binary.LittleEndian
-	s := &r.state
+	s := &c.state
 	v := append(r.value[:0], byte(s.phase))
 	v = le.AppendUint64(le.AppendUint64(v, uint64(s.until)), uint64(s.since))
 	v = le.AppendUint32(le.AppendUint32(le.AppendUint32(v, s.granted), s.passed), s.turn)
@@ -177,34 +188,37 @@ func (r *Rule) store(mark uint32) bool {
 		v = le.AppendUint32(le.AppendUint32(le.AppendUint64(v, b.slot), b.total), b.bad)
 		v = le.AppendUint64(v, b.nanos)
 	}
-	return r.shared.CompareAndSwap(r.key, v, mark)
+	if r.table != nil {
+		v = appendEndpoint(v, &c.endpoint)
+	}
+	return r.shared.CompareAndSwap(r.keyOf(c.place), v, mark)
 }
 
 // update applies e to the state of all workers. Where others are faster every time, a probe does not go, and anything else
 // is tried again with the next call.
-func (r *Rule) update(now policy.Nanos, e event) (wait policy.Nanos, ok bool) {
+func (r *Rule) update(c *circuit, now policy.Nanos, e event) (wait policy.Nanos, ok bool) {
 	if r.shared == nil {
-		wait, ok = r.apply(&r.state, now, e)
+		wait, ok = r.apply(c, now, e)
 	} else {
 		done := false
 		for range attempts {
-			mark := r.load(now)
-			before := r.state
-			wait, ok = r.apply(&r.state, now, e)
-			if r.state == before || r.store(mark) {
+			mark := r.load(c, now)
+			before := c.state
+			wait, ok = r.apply(c, now, e)
+			if c.lost || c.state == before || r.store(c, mark) {
 				done = true
 				break
 			}
 		}
 		if !done {
-			r.fresh = now // what apply did is not true
+			c.fresh = now // what apply did is not true
 			return 1, false
 		}
 	}
-	if e.kind == eventMerge || r.state.phase != Closed {
-		r.pending = bucket{}
-		r.merge = now + stale
+	if e.kind == eventMerge || c.state.phase != Closed {
+		c.pending = bucket{}
+		c.merge = now + stale
 	}
-	r.sum(uint64(now / r.width))
+	c.sum(uint64(now / r.width))
 	return wait, ok
 }

@@ -108,20 +108,30 @@ func (a *Address) six(s []byte) bool {
 
 // ParsePeer reads an address with its port, as Envoy writes them: 10.0.0.1:80 or [::1]:80.
 func ParsePeer(s []byte) (a Address, ok bool) {
+	a, _, ok = ParseSocket(s)
+	return a, ok
+}
+
+// ParseSocket reads the same, and returns the port too.
+func ParseSocket(s []byte) (a Address, port uint16, ok bool) {
+	n, unit := 0, 1
 	for i := len(s) - 1; i >= 0; i-- {
 		switch c := s[i]; {
-		case c >= '0' && c <= '9':
+		case c >= '0' && c <= '9' && unit <= 10_000:
+			n += int(c-'0') * unit
+			unit *= 10
 			continue
-		case c != ':':
-			return a, false
+		case c != ':' || n > 65535:
+			return a, 0, false
 		}
 		s = s[:i]
 		if len(s) >= 2 && s[0] == '[' && s[len(s)-1] == ']' {
 			s = s[1 : len(s)-1]
 		}
-		return ParseAddress(s)
+		a, ok = ParseAddress(s)
+		return a, uint16(n), ok
 	}
-	return a, false
+	return a, 0, false
 }
 
 // ParseNetwork reads an address, or an address and the length of its prefix: 10.0.0.0/8. Bits behind the prefix do not

@@ -50,10 +50,21 @@ func TestParsePeer(t *testing.T) {
 	}
 }
 
+func TestParseSocket(t *testing.T) {
+	for s, want := range map[string]int{"10.0.0.1:80": 80, "[fd00::1]:65535": 65535, "[::]:0": 0, "10.0.0.1:00080": 80, "10.0.0.1:65536": -1, "10.0.0.1:000080": -1,
+		"10.0.0.1:99999999999999999999": -1, "10.0.0.1": -1, "": -1, ":": -1, "10.0.0.1:8o": -1} {
+		_, port, ok := ParseSocket([]byte(s))
+		if ok != (want >= 0) || ok && int(port) != want {
+			t.Errorf("%q: %d %v, want %d", s, port, ok, want)
+		}
+	}
+}
+
 // FuzzAddress holds the parsers to net/netip.
 func FuzzAddress(f *testing.F) {
 	for _, s := range []string{"1.2.3.4", "01.2.3.4", "256.1.1.1", "::", "::1", "1::", "1:2:3:4:5:6:7:8", "1::8", "::ffff:1.2.3.4", "1:2:3:4:5:6:1.2.3.4", "1:2:3:4:5:6:7:1.2.3.4",
-		"fe80::1%eth0", ":::", "1:::2", "12345::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "10.0.0.0/8", "fd00::/7", "10.0.0.0/032"} {
+		"fe80::1%eth0", ":::", "1:::2", "12345::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "10.0.0.0/8", "fd00::/7", "10.0.0.0/032",
+		"10.0.0.1:80", "[fd00::1]:65535", "10.0.0.1:65536"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -61,6 +72,10 @@ func FuzzAddress(f *testing.F) {
 		want, err := netip.ParseAddr(s)
 		if ok != (err == nil && want.Zone() == "") || ok && netip.AddrFrom16(a) != netip.AddrFrom16(want.As16()) {
 			t.Fatalf("%q: %v %v, net/netip says %v %v", s, netip.AddrFrom16(a), ok, want, err)
+		}
+		socket, port, ok := ParseSocket([]byte(s))
+		if both, err := netip.ParseAddrPort(s); err == nil && both.Addr().Zone() == "" && (!ok || netip.AddrFrom16(socket) != netip.AddrFrom16(both.Addr().As16()) || port != both.Port()) {
+			t.Fatalf("%q: %v %d %v, net/netip says %v", s, netip.AddrFrom16(socket), port, ok, both)
 		}
 		_, ok = ParseNetwork(s)
 		_, err = netip.ParsePrefix(s)
