@@ -7,8 +7,9 @@ import (
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
-// CircuitBreakerSpec rejects the calls that match, all of them together, after too many of them went wrong; after a while it lets some probes through,
-// and all calls again if these go well. Each worker of an Envoy sees calls of its own; whether they share what they see is the filter's matter.
+// CircuitBreakerSpec rejects the calls that match, all of them together or those to one provider, after too many of them went wrong; after a while it
+// lets some probes through, and all calls again if these go well. Each worker of an Envoy sees calls of its own; whether they share what they see is the
+// filter's matter.
 type CircuitBreakerSpec struct {
 	Head `yaml:",inline"`
 	// What opens the circuit: errorRatio, errorCount, averageResponseTime or slowCallRatio.
@@ -26,6 +27,9 @@ type CircuitBreakerSpec struct {
 	RetryTimeout Duration `yaml:"retryTimeout" json:"retryTimeout,omitzero"`
 	// How many calls are let through then, all of which must go well. Default 1; at most 1000.
 	ProbeNum Count `yaml:"probeNum" json:"probeNum,omitempty" schema:"number=1|1000"`
+	// Whether each provider that the calls go to, by its address and port, has a circuit of its own, so that one that fails costs the others nothing.
+	// It goes only with the direction client. It does not hold for lifted calls; a DestinationRule's outlierDetection does that. Default false.
+	PerEndpoint *Flag `yaml:"perEndpoint" json:"perEndpoint,omitempty"`
 	// What counts as an error for errorRatio and errorCount, and fails a probe whatever the strategy: transport (no response, or the connection
 	// closed), status (the protocol's own status says so), exception (the business code threw). Default transport and status.
 	Errors []plugin.ErrorClass `yaml:"errors" json:"errors,omitempty" schema:"enum=transport|status|exception,items=3"`
@@ -92,8 +96,9 @@ func (s *CircuitBreakerSpec) threshold() (uint32, error) {
 // addTo implements Spec.
 func (s *CircuitBreakerSpec) addTo(p *plugin.Plugin, name string) {
 	threshold, _ := s.threshold() // Validate tells
+	each := s.PerEndpoint != nil && bool(*s.PerEndpoint)
 	p.CircuitBreaker = append(p.CircuitBreaker, plugin.CircuitBreaker{
 		Rule: s.rule(name), Strategy: s.Strategy, Threshold: threshold, StatIntervalMillis: s.StatInterval.millis(), MinRequestAmount: uint32(s.MinRequestAmount),
-		MaxAllowedRtMillis: s.MaxAllowedRt.millis(), RetryTimeoutMillis: s.RetryTimeout.millis(), ProbeNum: uint32(s.ProbeNum), Errors: s.Errors,
+		MaxAllowedRtMillis: s.MaxAllowedRt.millis(), RetryTimeoutMillis: s.RetryTimeout.millis(), ProbeNum: uint32(s.ProbeNum), PerEndpoint: each, Errors: s.Errors,
 	})
 }

@@ -103,7 +103,11 @@ func does(r *Rule) string {
 			plugin.StrategyAverageResponseTime: fmt.Sprintf("calls take %s or more on average", x.Threshold),
 			plugin.StrategySlowCallRatio:       fmt.Sprintf("%s or more of the calls take %s or more", x.Threshold, x.MaxAllowedRt),
 		}[x.Strategy]
-		s = fmt.Sprintf("rejects all calls as unavailable for %s once, of at least %s within %s, %s; then %d must go well", cmp.Or(x.RetryTimeout, Duration(5e9)), counted(least), window, what,
+		whose, to := "all calls", ""
+		if x.PerEndpoint != nil && bool(*x.PerEndpoint) {
+			whose, to = "the calls to an endpoint", " to it"
+		}
+		s = fmt.Sprintf("rejects %s as unavailable for %s once, of at least %s%s within %s, %s; then %d must go well", whose, cmp.Or(x.RetryTimeout, Duration(5e9)), counted(least), to, window, what,
 			cmp.Or(x.ProbeNum, plugin.DefaultProbeNum))
 	case *AccessSpec:
 		s = map[plugin.AccessAction]string{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -92,6 +93,14 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 			lift.Hosts = lift.Hosts[:len(lift.Hosts)-1]
 			problems = append(problems, model.Problem{Severity: model.SeverityError, Place: h.Key.String(), Code: "NotLifted",
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
+		}
+	}
+	for i := range c.Plugin.CircuitBreaker {
+		b := &c.Plugin.CircuitBreaker[i]
+		service := b.Target.Service.Strings()
+		if b.PerEndpoint && slices.ContainsFunc(l.Hosts, func(h LiftedHost) bool { return service.Matches([]byte(h.Key.Interface)) }) {
+			problems = append(problems, model.Problem{Severity: model.SeverityWarning, Place: "CircuitBreakerRule " + b.Name, Code: "NotEnforced",
+				Message: "perEndpoint does not hold for the services that are lifted: their calls have no endpoint before Envoy routes them; a DestinationRule's outlierDetection does the same"})
 		}
 	}
 	lifting, lowering := c.Plugin, c.Plugin

@@ -30,6 +30,12 @@ import (
 func TestLift(t *testing.T) {
 	greet := LiftedHost{Key: model.Key{Framework: "dubbo", Interface: "demo.Greet"}, Host: "demo.greet.dubbo.isthmus"}
 	long := LiftedHost{Key: model.Key{Framework: "dubbo", Interface: "demo.Long", Version: "1.0.0", Group: "g"}, Host: "2---abc.dubbo.isthmus", Hashed: true}
+	// Circuits of endpoints do not go with lifting.
+	each, err := Parse([]byte("apiVersion: governance.isthmus.io/v1alpha1\nkind: CircuitBreakerRule\nmetadata: {name: each}\n" +
+		"spec: {target: {service: demo.Greet}, direction: client, strategy: errorCount, threshold: 3, perEndpoint: true}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, o := range map[string]LiftOptions{
 		"plain": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880, 20881}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"everything": {Hosts: []LiftedHost{greet, long}, Ports: []uint16{20880}, Suffix: "legacy", Attachments: []string{"tenant"},
@@ -46,6 +52,9 @@ func TestLift(t *testing.T) {
 				options.URL = ""
 			}
 			c := Compile(nil, nil, options)
+			if name == "everything" {
+				c = Compile(each, nil, options)
+			}
 			set, problems := Lift(&c, o, options)
 			var got bytes.Buffer
 			e := yaml.NewEncoder(&got)

@@ -3,12 +3,15 @@ package telemetry
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -132,7 +135,11 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 			case metricCircuit:
 				if v >= 0 && int(v) < len(circuits) {
 					g := p.gauges[ruleOf(l)]
-					g.Circuit = circuits[int(v)]
+					if e := l[labelEndpoint]; e != "" {
+						g.Circuits = append(g.Circuits, Circuit{endpointOf(e), circuits[int(v)]})
+					} else {
+						g.Circuit = circuits[int(v)]
+					}
 					p.gauges[ruleOf(l)] = g
 				}
 			case metricRejected:
@@ -143,6 +150,9 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 				}
 			}
 		}
+	}
+	for _, g := range p.gauges {
+		slices.SortFunc(g.Circuits, func(a, b Circuit) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
 	}
 	p.generations = slices.Sorted(maps.Keys(generations))
 	return p, nil
@@ -178,6 +188,23 @@ func value(m *dto.Metric) float64 {
 
 // circuits are the phases of a circuit, as the filter's breaker.Phase numbers them.
 var circuits = []string{"closed", "open", "halfOpen"}
+
+// endpointOf reads the label of an endpoint, in which colons are underscores: 10.0.0.2_20880, fd00_0_0_0_0_0_0_1_20880.
+func endpointOf(label string) string {
+	i := strings.LastIndexByte(label, '_')
+	if i < 0 {
+		return label
+	}
+	address, err := netip.ParseAddr(strings.ReplaceAll(label[:i], "_", ":"))
+	if err != nil {
+		return label
+	}
+	port, err := strconv.ParseUint(label[i+1:], 10, 16)
+	if err != nil {
+		return label
+	}
+	return netip.AddrPortFrom(address, uint16(port)).String()
+}
 
 func ruleOf(l map[string]string) ruleName { return ruleName{l[labelRuleKind], l[labelRule]} }
 

@@ -44,6 +44,7 @@ const (
 	labelRuleKind   = "rpc_rule_kind"
 	labelRule       = "rpc_rule_name"
 	labelAction     = "rpc_rule_action"
+	labelEndpoint   = "rpc_endpoint"
 	labelGeneration = "rpc_filter_generation"
 	labelLE         = "le"
 )
@@ -302,6 +303,14 @@ type RuleState struct {
 	Tokens  *float64 `json:"tokens,omitempty"`  // in the bucket of a rate
 	Running *float64 `json:"running,omitempty"` // calls under way, of a concurrency limit
 	Circuit string   `json:"circuit,omitempty"` // closed, open, halfOpen
+	// Circuits are those of a rule that has one for each endpoint, sorted by it.
+	Circuits []Circuit `json:"circuits,omitempty"`
+}
+
+// Circuit is where calls to one endpoint stand.
+type Circuit struct {
+	Endpoint string `json:"endpoint"` // 10.0.0.2:20880, [fd00::1]:20880; "_other" is the worst of all that the filter does not show one by one
+	State    string `json:"state"`    // closed, open, halfOpen
 }
 
 // Edge is who calls whom.

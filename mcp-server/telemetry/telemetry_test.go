@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The labels that are read are those that the filter writes.
 func TestLabelsAreTheFilters(t *testing.T) {
-	for _, l := range []string{labelDirection, labelSystem, labelService, labelVersion, labelGroup, labelMethod, labelCaller, labelOutcome, labelRuleKind, labelRule, labelAction, labelGeneration, labelLE} {
+	for _, l := range []string{labelDirection, labelSystem, labelService, labelVersion, labelGroup, labelMethod, labelCaller, labelOutcome, labelRuleKind, labelRule, labelAction, labelEndpoint, labelGeneration, labelLE} {
 		if !slices.Contains(plugin.StatTags, l) {
 			t.Errorf("the filter has no label %s", l)
 		}
@@ -310,6 +310,10 @@ isthmus_rule_tokens{rpc_rule_kind="throttle",rpc_rule_name="a/r"} 12
 isthmus_rule_running_calls{rpc_rule_kind="throttle",rpc_rule_name="a/c"} 3
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/b"} 2
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/odd"} 9
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="fd00_0_0_0_0_0_0_1_20880"} 1
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="_other"} 2
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="10.0.0.2_20880"} 0
+isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="10.0.0.2_208800"} 1
 `, rejected)
 	}
 	s := New(Options{Targets: []Target{{"one", "http://one"}}})
@@ -329,6 +333,7 @@ isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/odd"}
 	want := []string{
 		`circuitBreaker a/b map[] map[] {"target":"one","circuit":"halfOpen"}`,
 		`throttle a/c map[] map[] {"target":"one","running":3}`,
+		`circuitBreaker a/each map[] map[] {"target":"one","circuits":[{"endpoint":"10.0.0.2:20880","state":"closed"},{"endpoint":"10.0.0.2_208800","state":"open"},{"endpoint":"[fd00::1]:20880","state":"open"},{"endpoint":"_other","state":"halfOpen"}]}`,
 		`access a/r map[reject:15] map[reject:5]`,
 		`throttle a/r map[admit:7] map[admit:0] {"target":"one","tokens":12}`,
 	}

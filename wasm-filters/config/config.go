@@ -61,4 +61,6 @@ type Metrics struct {
 	MaxMethods  uint32 `json:"maxMethods,omitempty"`  // distinct methods over all services; default 1000
 	MaxCallers  uint32 `json:"maxCallers,omitempty"`  // distinct calling applications; default 100
 	MaxSeries   uint32 `json:"maxSeries,omitempty"`   // distinct combinations of all labels; default 2000
+	// MaxEndpoints bounds the distinct endpoints by which the circuits of one rule are told apart; default 100.
+	MaxEndpoints uint32 `json:"maxEndpoints,omitempty"`
 }

@@ -15,7 +15,7 @@ import (
 var full = Plugin{
 	Generation: "g-1.2_3", Protocols: []string{"bolt", "dubbo"},
 	Limits:  Limits{MaxFrameBytes: 1 << 20, Oversize: ActionClose, Garbage: ActionPass, MaxInspectBytes: 8192, MaxInFlight: 7, CallTimeoutMillis: 9},
-	Metrics: Metrics{MaxServices: 1, MaxMethods: 2, MaxCallers: 3, MaxSeries: 4},
+	Metrics: Metrics{MaxServices: 1, MaxMethods: 2, MaxCallers: 3, MaxSeries: 4, MaxEndpoints: 5},
 	Access: []Access{
 		{Rule: Rule{Name: "ns/a", Target: Target{Method: Match{NotIn: []string{"ping"}}}, Match: []Condition{
 			{Subject: SubjectCallerIdentity, Operator: OperatorPrefix, Values: []string{"spiffe://cluster.local/ns/shop/"}},
@@ -29,7 +29,7 @@ var full = Plugin{
 		{Rule: Rule{Name: "ns/b"}, DelayMillis: 60_000}},
 	Degrade: []Degrade{{Rule: Rule{Name: "ns/a"}, When: WhenRejected, Replies: []Reply{
 		{Protocol: "dubbo", Serialization: 2, Value: "Tg=="}, {Protocol: "bolt", Serialization: 1, Value: "BWhlbGxv"}}}},
-	CircuitBreaker: []CircuitBreaker{{Rule: Rule{Name: "ns/a"}, Strategy: StrategySlowCallRatio, Threshold: 500_000, StatIntervalMillis: 100, MinRequestAmount: 1,
+	CircuitBreaker: []CircuitBreaker{{Rule: Rule{Name: "ns/a", Target: Target{Direction: "client"}}, PerEndpoint: true, Strategy: StrategySlowCallRatio, Threshold: 500_000, StatIntervalMillis: 100, MinRequestAmount: 1,
 		MaxAllowedRtMillis: 1, RetryTimeoutMillis: 100, ProbeNum: 3, Errors: []ErrorClass{ErrorException, ErrorTransport, ErrorStatus}}},
 	Throttle: []Throttle{{
 		Rule: Rule{
@@ -208,7 +208,7 @@ func TestWithDefaults(t *testing.T) {
 	want := Plugin{
 		Protocols:      Protocols,
 		Limits:         Limits{8 << 20, ActionPass, ActionPass, 64 << 10, 4096, 60_000},
-		Metrics:        Metrics{200, 1000, 100, 2000},
+		Metrics:        Metrics{200, 1000, 100, 2000, 100},
 		Access:         []Access{{Rule: on, Action: AccessDeny}},
 		FaultInjection: []FaultInjection{{Rule: on, Abort: Abort{Code: CodeAborted}, PerMillion: 1_000_000}},
 		Degrade:        []Degrade{{Rule: on, When: WhenAlways}},
@@ -263,10 +263,11 @@ func TestRuleFaults(t *testing.T) {
 			"degrade[0].replies[0].serialization: must be from 0 to 255", "degrade[0].replies[0].value: must be in base64",
 			"degrade[0].replies[2]: is for the protocol and serialization of an earlier one", "degrade[0].replies[2].value: is missing"}},
 		{`{"circuitBreaker":[{"name":"a"},{"name":"b","strategy":"errorRatio","threshold":1000001,"maxAllowedRtMillis":5,"statIntervalMillis":99,"retryTimeoutMillis":99,
-			"probeNum":1001,"errors":["transport","transport","x"]},{"name":"c","strategy":"slowCallRatio","threshold":1},{"name":"d","strategy":"errorCount","threshold":4294967295}]}`, []string{
+			"probeNum":1001,"errors":["transport","transport","x"],"perEndpoint":true,"target":{"direction":"server"}},{"name":"c","strategy":"slowCallRatio","threshold":1},{"name":"d","strategy":"errorCount","threshold":4294967295}]}`, []string{
 			"circuitBreaker[0].strategy: is missing", "circuitBreaker[0].threshold: must be from 1 to 1000000", "circuitBreaker[1].threshold: must be from 1 to 1000000",
 			"circuitBreaker[1].statIntervalMillis: must be from 100 to 600000, or 0 for the default",
 			"circuitBreaker[1].retryTimeoutMillis: must be from 100 to 3600000, or 0 for the default", "circuitBreaker[1].probeNum: must be from 1 to 1000, or 0 for the default",
+			"circuitBreaker[1].perEndpoint: goes only with the direction client: a provider's sidecar has one endpoint",
 			"circuitBreaker[1].maxAllowedRtMillis: goes only with slowCallRatio", "circuitBreaker[1].errors[1]: stands twice",
 			"circuitBreaker[1].errors[2]: must be one of transport, status, exception", "circuitBreaker[2].maxAllowedRtMillis: is missing"}},
 		{`{"throttle":[{"name":"a","threshold":1,"type":"qps"},{"name":"b","threshold":1,"type":"concurrency","burst":1},

@@ -120,6 +120,8 @@ func (r *reader) metrics(m *Metrics) {
 			m.MaxMethods = r.number()
 		case "maxCallers":
 			m.MaxCallers = r.number()
+		case "maxEndpoints":
+			m.MaxEndpoints = r.number()
 		case "maxSeries":
 			m.MaxSeries = r.number()
 		default:
@@ -262,6 +264,8 @@ func (r *reader) circuitBreaker(c *CircuitBreaker) {
 			c.RetryTimeoutMillis = r.number()
 		case "probeNum":
 			c.ProbeNum = r.number()
+		case "perEndpoint":
+			c.PerEndpoint = r.boolean()
 		case "errors":
 			r.list(maxErrors, func() { c.Errors = append(c.Errors, ErrorClass(r.text())) })
 		default:

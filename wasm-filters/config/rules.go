@@ -185,7 +185,7 @@ type Reply struct {
 	Value string `json:"value"`
 }
 
-// CircuitBreaker rejects the calls that its rule matches, all of them together, after too many of them went wrong; after a while it
+// CircuitBreaker rejects the calls that its rule matches, all of them together or those to one endpoint, after too many of them went wrong; after a while it
 // lets some probes through, and all calls again if these go well.
 type CircuitBreaker struct {
 	Rule
@@ -203,6 +203,9 @@ type CircuitBreaker struct {
 	RetryTimeoutMillis uint32 `json:"retryTimeoutMillis,omitempty"`
 	// ProbeNum is how many calls are let through then, all of which must go well. Default 1; at most 1000.
 	ProbeNum uint32 `json:"probeNum,omitempty"`
+	// PerEndpoint gives each provider that the calls go to a circuit of its own, by its address and port. It goes only with the target's
+	// direction client. Calls whose provider Envoy chooses after the filter, which are those that are lifted, the rule leaves alone.
+	PerEndpoint bool `json:"perEndpoint,omitempty"`
 	// Errors are what counts as an error for errorRatio and errorCount, and fails a probe whatever the strategy.
 	// Default ErrorTransport and ErrorStatus.
 	Errors []ErrorClass `json:"errors,omitempty"`

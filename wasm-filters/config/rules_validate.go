@@ -346,6 +346,9 @@ func (v *validator) circuitBreaker(at string, c *CircuitBreaker) {
 	v.bounds(at+".statIntervalMillis", c.StatIntervalMillis, minStat, maxStat)
 	v.bounds(at+".retryTimeoutMillis", c.RetryTimeoutMillis, minRetry, maxDuration)
 	v.bounds(at+".probeNum", c.ProbeNum, 1, maxProbes)
+	if c.PerEndpoint && c.Target.Direction != "client" {
+		v.fault(at+".perEndpoint", "goes only with the direction client: a provider's sidecar has one endpoint")
+	}
 	v.bounds(at+".maxAllowedRtMillis", c.MaxAllowedRtMillis, 1, maxDuration)
 	switch slow := c.Strategy == StrategySlowCallRatio; {
 	case slow && c.MaxAllowedRtMillis == 0:

@@ -17,6 +17,7 @@ const (
 	TagRuleKind  = "rpc_rule_kind"         // its list in Plugin: "access", "faultInjection", "degrade", "circuitBreaker", "throttle"
 	TagRule      = "rpc_rule_name"         // name of a rule
 	TagAction    = "rpc_rule_action"       // what a rule did: "admit", "reject", "would_reject"
+	TagEndpoint  = "rpc_endpoint"          // of a circuit: 10.0.0.1_20880, fd00_0_0_0_0_0_0_1_20880
 	TagRevision  = "rpc_filter_generation" // Plugin.Generation
 	TagLE        = "le"                    // upper bound of a histogram's bucket, in milliseconds
 )
@@ -25,5 +26,5 @@ const (
 // without Istio, each as tag_name of a stats_config.stats_tags entry with the regex (NAME=\.=(.*?);\.;).
 var StatTags = []string{
 	TagDirection, TagSystem, TagService, TagVersion, TagGroup, TagMethod, TagCaller, TagOutcome, TagKind, TagReason,
-	TagRuleKind, TagRule, TagAction, TagRevision, TagLE,
+	TagRuleKind, TagRule, TagAction, TagEndpoint, TagRevision, TagLE,
 }

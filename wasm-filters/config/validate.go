@@ -25,6 +25,7 @@ const (
 	maxInFlight     = 1 << 16
 	maxCallTimeout  = 3_600_000
 	maxLabelValues  = 100_000
+	maxEndpoints    = 1024
 )
 
 // The defaults of Limits and Metrics.
@@ -37,6 +38,7 @@ const (
 	DefaultMaxMethods        = 1000
 	DefaultMaxCallers        = 100
 	DefaultMaxSeries         = 2000
+	DefaultMaxEndpoints      = 100
 )
 
 // WithDefaults returns a copy in which every field that is zero and has a default has it. The lists of rules are copies, too; all
@@ -53,6 +55,7 @@ func (p *Plugin) WithDefaults() Plugin {
 	def(&d.Metrics.MaxMethods, DefaultMaxMethods)
 	def(&d.Metrics.MaxCallers, DefaultMaxCallers)
 	def(&d.Metrics.MaxSeries, DefaultMaxSeries)
+	def(&d.Metrics.MaxEndpoints, DefaultMaxEndpoints)
 	if len(d.Protocols) == 0 {
 		d.Protocols = Protocols
 	}
@@ -94,6 +97,7 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxMethods", m.MaxMethods, 1, maxLabelValues)
 	v.bounds("metrics.maxCallers", m.MaxCallers, 1, maxLabelValues)
 	v.bounds("metrics.maxSeries", m.MaxSeries, 1, maxLabelValues)
+	v.bounds("metrics.maxEndpoints", m.MaxEndpoints, 1, maxEndpoints)
 	v.lift(p.Lift)
 	v.lower(p.Lower)
 	v.rules(p)

@@ -30,6 +30,7 @@ type Conn struct {
 	inFlight   [2]calls // by the side that sent the request
 	last       [2]*route
 	peer       peer
+	endpoint   endpoint
 	delays     []delayed    // requests that wait, ordered by when they are due
 	waits      bool         // in VM.waiting
 	refused    policy.Nanos // until when Release leaves them alone

@@ -25,6 +25,11 @@ func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ou
 	if ch.quota {
 		vm.expect()
 	}
+	if ch.endpoint {
+		if call.Endpoint = c.endpointOf(); call.Endpoint == nil {
+			rt.metrics.fault(c.protocol, c.dir, faultEndpoint)
+		}
+	}
 	var delay policy.Nanos
 	for i, pol := range ch.policies {
 		v := pol.Admit(now, call)
@@ -66,7 +71,7 @@ func (ch *chain) done(now policy.Nanos, call *policy.Call, o policy.Outcome) {
 // settle tells the policies how a call ended that was followed.
 func (c *Conn) settle(e *call, now policy.Nanos, o policy.Outcome) {
 	call := &c.rt.vm.call
-	*call = policy.Call{Direction: e.route.dir, Protocol: c.rt.vm.protocols[c.protocol].Codec.Name(), Marks: e.marks}
+	*call = policy.Call{Direction: e.route.dir, Protocol: c.rt.vm.protocols[c.protocol].Codec.Name(), Endpoint: c.endpoint.get(), Marks: e.marks}
 	e.chain.done(now, call, o)
 }
 

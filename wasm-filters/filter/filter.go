@@ -75,6 +75,9 @@ type Host interface {
 	// PeerIdentity appends the URI SAN of the certificate that the peer of the connection at hand showed, nothing where it showed
 	// none.
 	PeerIdentity(dst []byte) []byte
+	// Endpoint appends the address and port that Envoy sends the bytes of the connection at hand to, which may be another one than the
+	// client has dialled; nothing where it has not chosen one.
+	Endpoint(dst []byte) []byte
 	// Shared returns the store of all workers; nil means that this worker is alone.
 	Shared() policy.Shared
 	// Ask sends a message to a method of a gRPC service, for which it waits at most timeout milliseconds. service is an

@@ -44,6 +44,8 @@ type kind struct {
 	fallback bool
 	// hot returns the subject of a rule's hot values; nil: the rules have none.
 	hot func(p *config.Plugin, i int) *config.HotValues
+	// where tells whether a rule asks for the connection's endpoint; nil: none does.
+	where func(p *config.Plugin, i int) bool
 	// gauge returns the name of a rule's gauge, and its value; nil: the rules have none.
 	gauge func(g governor, now policy.Nanos) (name string, value uint64)
 }
@@ -55,7 +57,7 @@ var kinds = []kind{
 	{label: "faultInjection", rule: faultRule, renew: renewFault, join: joinFault, delays: true},
 	{label: "degrade", rule: degradeRule, of: always, renew: renewDegrade, join: joinDegrade},
 	{label: "degrade", rule: degradeRule, of: whenRejected, renew: renewDegrade, join: joinDegrade, fallback: true},
-	{label: "circuitBreaker", rule: breakerRule, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, gauge: breakerGauge},
+	{label: "circuitBreaker", rule: breakerRule, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, where: isPerEndpoint, gauge: breakerGauge},
 	{label: "throttle", rule: throttleRule, of: isConcurrency, renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
 	{label: "throttle", rule: throttleRule, of: isHot, renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
 	{label: "throttle", rule: throttleRule, of: isRate, renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
@@ -149,10 +151,12 @@ func breakerRule(p *config.Plugin, i int) *config.Rule {
 	return nil
 }
 
+func isPerEndpoint(p *config.Plugin, i int) bool { return p.CircuitBreaker[i].PerEndpoint }
+
 func renewBreaker(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
 	c := &p.CircuitBreaker[s.index]
 	params := breaker.Params{Threshold: c.Threshold, Window: nanos(c.StatIntervalMillis), MinRequests: c.MinRequestAmount,
-		MaxRT: nanos(c.MaxAllowedRtMillis), Retry: nanos(c.RetryTimeoutMillis), Probes: c.ProbeNum}
+		MaxRT: nanos(c.MaxAllowedRtMillis), Retry: nanos(c.RetryTimeoutMillis), Probes: c.ProbeNum, PerEndpoint: c.PerEndpoint}
 	switch c.Strategy {
 	case config.StrategyErrorCount:
 		params.Strategy = breaker.ErrorCount
@@ -269,6 +273,7 @@ type chain struct {
 	delays   bool            // rules may delay
 	quota    bool            // rules ask a rate limit service
 	peer     bool            // rules ask for the connection's peer
+	endpoint bool            // rules ask for the connection's endpoint
 	audited  int             // the policy whose denials are logged; -1: none
 }
 
@@ -301,6 +306,7 @@ func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
 			if r, ok := g.(*ratelimit.Rule); ok && r.Quota() != nil {
 				c.quota = true
 			}
+			c.endpoint = c.endpoint || s.where
 			if s.observe {
 				observing = append(observing, g)
 			} else {

@@ -35,6 +35,7 @@ type spec struct {
 	observe bool
 	asks    bool // for attachments
 	peer    bool // asks for the connection's peer
+	where   bool // asks for the connection's endpoint
 	hot     int  // the number of the attachment whose values are limited
 }
 
@@ -119,6 +120,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 				s.hot = rs.slot(subject, key{h.Key, label})
 				rs.ask(&s, subject)
 			}
+			s.where = kd.where != nil && kd.where(&rs.conf, s.index)
 			for d := range rs.intercept {
 				rs.intercept[d] = rs.intercept[d] || s.rejects() && s.towards(policy.Direction(d))
 			}

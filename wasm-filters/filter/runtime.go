@@ -56,6 +56,7 @@ type state struct {
 	ids      [3]Metric // admit, reject, would_reject
 	gauge    Metric
 	level    uint64 // of the gauge, as the host has it
+	circuits []circuitGauge
 }
 
 // key tells the states of a runtime apart. Rules of different kinds may have the same name.
@@ -142,8 +143,8 @@ func (rt *Runtime) use(rs *ruleset) {
 			delete(old, key)
 			next.governor = kinds[s.kind].renew(&rs.conf, s, before.governor, shared, rt.key)
 			next.ids = before.ids
-			if before.kind == s.kind {
-				next.gauge, next.level = before.gauge, before.level
+			if before.kind == s.kind && (perEndpoint(before.governor) == nil) == (perEndpoint(next.governor) == nil) {
+				next.gauge, next.level, next.circuits = before.gauge, before.level, before.circuits
 			} else {
 				rt.blank(before)
 			}
@@ -168,11 +169,12 @@ func (rt *Runtime) use(rs *ruleset) {
 	rt.vm.quotas(rt)
 }
 
-// blank sets the gauge of a rule that is no more.
+// blank sets the gauges of a rule that is no more.
 func (rt *Runtime) blank(s *state) {
 	if s.gauge != undefined {
 		rt.vm.host.Set(s.gauge, 0)
 	}
+	rt.reportCircuits(s, nil, 0)
 }
 
 // NewConn begins a connection. dir tells at which end of its calls this Envoy stands.
@@ -330,14 +332,18 @@ func (rt *Runtime) reportRules() {
 			if now < 0 {
 				now = rt.vm.host.Now()
 			}
-			name, level := gauge(s.governor, now)
-			if s.gauge == undefined {
-				rt.vm.line = append(rt.ruleLabels(s), name...)
-				s.gauge, s.level = rt.vm.host.Gauge(rt.vm.line), ^level
-			}
-			if level != s.level {
-				s.level = level
-				rt.vm.host.Set(s.gauge, level)
+			if r := perEndpoint(s.governor); r != nil {
+				rt.reportCircuits(s, r, now)
+			} else {
+				name, level := gauge(s.governor, now)
+				if s.gauge == undefined {
+					rt.vm.line = append(rt.ruleLabels(s), name...)
+					s.gauge, s.level = rt.vm.host.Gauge(rt.vm.line), ^level
+				}
+				if level != s.level {
+					s.level = level
+					rt.vm.host.Set(s.gauge, level)
+				}
 			}
 		}
 		if h == s.reported {

@@ -18,6 +18,7 @@
 //	tick DURATION                 the clock advances, then the plugin's timer fires; prints what leaves the filter on account of it
 //	advance DURATION              the clock advances
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
+//	endpoint [ADDRESS]            where the connections that follow go to: 10.0.0.2:20880
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
 //	logs                          prints the lines logged since the last time
 //
@@ -80,12 +81,14 @@ type World struct {
 	App   string // the workload's application
 	// Peer and Identity are the address, with its port, and the URI SAN of who opens connections from now on.
 	Peer, Identity string
-	values         []value
-	names          map[string]filter.Metric
-	logs           []string
-	shared         map[string]*entry
-	mark           uint32
-	Calls          int // of the host, by the filter
+	// Endpoint is the address, with its port, that connections which are opened from now on go to.
+	Endpoint string
+	values   []value
+	names    map[string]filter.Metric
+	logs     []string
+	shared   map[string]*entry
+	mark     uint32
+	Calls    int // of the host, by the filter
 	// Away says that services cannot be asked.
 	Away      bool
 	questions []Question
@@ -266,10 +269,10 @@ type nativeHost struct {
 	rig *Native
 }
 
-// A peer is who opened a connection.
-type peer struct{ address, identity string }
+// A peer is who opened a connection, and where it goes to.
+type peer struct{ address, identity, endpoint string }
 
-func (w *World) peer() peer { return peer{w.Peer, w.Identity} }
+func (w *World) peer() peer { return peer{w.Peer, w.Identity, w.Endpoint} }
 
 func (h nativeHost) Now() policy.Nanos                 { h.Calls++; return h.Clock }
 func (h nativeHost) Log(l filter.Level, line []byte)   { h.log(l, string(line)) }
@@ -284,6 +287,10 @@ func (h nativeHost) PeerAddress(dst []byte) []byte {
 func (h nativeHost) PeerIdentity(dst []byte) []byte {
 	h.Calls++
 	return append(dst, h.rig.peer.identity...)
+}
+func (h nativeHost) Endpoint(dst []byte) []byte {
+	h.Calls++
+	return append(dst, h.rig.peer.endpoint...)
 }
 func (h nativeHost) Shared() policy.Shared { return nativeShared{h.World} }
 func (h nativeHost) Ask(service []byte, name, method string, message []byte, timeout uint32) (uint32, bool) {

@@ -140,6 +140,9 @@ func (s *Script) command(out *strings.Builder, line string) error {
 	case "peer":
 		world.Peer, world.Identity = arg(0), arg(1)
 		return nil
+	case "endpoint":
+		world.Endpoint = arg(0)
+		return nil
 	case "open":
 		dir := map[string]policy.Direction{"client": policy.DirectionClient, "server": policy.DirectionServer}[arg(1)]
 		n, err := s.rig.Open(dir)

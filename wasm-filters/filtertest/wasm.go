@@ -341,12 +341,10 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			v = []byte("isthmus")
 		case "xds.node.metadata.LABELS.app":
 			v = []byte(r.world.App)
-		case "source.address", "connection.uri_san_peer_certificate":
+		case "source.address", "connection.uri_san_peer_certificate", "upstream.address":
 			if r.data != nil && r.data.id == r.current {
-				v = []byte(r.data.peer.address)
-				if name[0] == 'c' {
-					v = []byte(r.data.peer.identity)
-				}
+				p := &r.data.peer
+				v = []byte(map[byte]string{'s': p.address, 'c': p.identity, 'u': p.endpoint}[name[0]])
 			}
 		case "xds.listener_direction":
 			for _, c := range r.conns {

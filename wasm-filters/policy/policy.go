@@ -4,7 +4,6 @@
 package policy
 
 import (
-	"bytes"
 	"strconv"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
@@ -77,18 +76,9 @@ type Endpoint struct {
 	Port    uint16
 }
 
-// Append appends the endpoint as text: 10.0.0.1:20880, [fd00:0:0:0:0:0:0:1]:20880.
+// Append appends the endpoint as text: 10.0.0.1:20880, fd00:0:0:0:0:0:0:1:20880.
 func (e *Endpoint) Append(dst []byte) []byte {
-	start := len(dst)
-	dst = append(dst, '[')
-	dst = e.Address.Append(dst)
-	if bytes.IndexByte(dst[start:], ':') < 0 {
-		dst = append(dst[:start], dst[start+1:]...)
-	} else {
-		dst = append(dst, ']')
-	}
-	dst = append(dst, ':')
-	return strconv.AppendUint(dst, uint64(e.Port), 10)
+	return strconv.AppendUint(append(e.Address.Append(dst), ':'), uint64(e.Port), 10)
 }
 
 // Verdict is the decision on one call. The zero value admits.

@@ -51,6 +51,7 @@ var (
 		},
 		"CircuitBreakerRule": {
 			{"(self.strategy == 'slowCallRatio') == has(self.maxAllowedRt)", "slowCallRatio needs maxAllowedRt, the other strategies do not have it"},
+			{"!has(self.perEndpoint) || !self.perEndpoint || has(self.direction) && self.direction == 'client'", "perEndpoint goes only with the direction client: a provider's sidecar has one endpoint"},
 		},
 		"FaultRule": {
 			{"!has(self.delay) || !has(self.abort) || !has(self.abort.code) && (!has(self.abort.message) || self.abort.message == '')", "delay does not go with abort"},

@@ -55,6 +55,7 @@ type dryCall struct {
 	Caller         governance.Text            `yaml:"caller"`
 	CallerIP       governance.Text            `yaml:"callerIP"`
 	CallerIdentity governance.Text            `yaml:"callerIdentity"`
+	Endpoint       governance.Text            `yaml:"endpoint"` // that it goes to: 10.0.0.2:20880
 	Attachments    map[string]governance.Text `yaml:"attachments"`
 	Labels         map[string]governance.Text `yaml:"labels"`
 	LoadTest       bool                       `yaml:"loadTest"`
@@ -100,6 +101,9 @@ func (d *dryCalls) Validate() adapters.Faults {
 		}
 		if _, err := netip.ParseAddr(string(c.CallerIP)); c.CallerIP != "" && err != nil {
 			f.Add(at+".callerIP", "is no address")
+		}
+		if _, err := netip.ParseAddrPort(string(c.Endpoint)); c.Endpoint != "" && err != nil {
+			f.Add(at+".endpoint", "is no address with a port")
 		}
 		for _, s := range []governance.Text{c.Service, c.Version, c.Group, c.Method, c.Caller} {
 			if len(s) > dubbo.MaxName {
@@ -178,6 +182,7 @@ The description is a list; of each call all but service and method may be left o
       caller: web
       callerIP: 10.0.0.7
       callerIdentity: spiffe://cluster.local/ns/shop/sa/web
+      endpoint: 10.0.0.2:20880 # the provider that it goes to, for circuits of endpoints
       attachments: {tenant: gold}
       labels: {lane: blue}
       loadTest: false
@@ -472,6 +477,15 @@ func (s *drySidecar) PeerAddress(dst []byte) []byte {
 
 // PeerIdentity implements filter.Host.
 func (s *drySidecar) PeerIdentity(dst []byte) []byte { return append(dst, s.peer.CallerIdentity...) }
+
+// Endpoint implements filter.Host.
+func (s *drySidecar) Endpoint(dst []byte) []byte {
+	endpoint, err := netip.ParseAddrPort(string(s.peer.Endpoint))
+	if err != nil {
+		return dst
+	}
+	return endpoint.AppendTo(dst)
+}
 
 // Shared implements filter.Host: there is one worker.
 func (s *drySidecar) Shared() policy.Shared { return nil }

@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/client"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
 func newRule(s *Streams, server *serverFlags) *cobra.Command {
@@ -369,11 +370,30 @@ func sidecarTable(e *api.Effective) *table {
 				now = fmt.Sprintf("%.0f under way", *st.Running)
 			case st.Circuit != "":
 				now = st.Circuit
+			case len(st.Circuits) > 0:
+				now = circuitsOf(st.Circuits)
 			}
 		}
 		t.add(text(c.Name), text(c.Application), coloured(string(c.State), colour), text(since), text(now), text(c.Error))
 	}
 	return t
+}
+
+// circuitsOf says which circuits are not closed, and how many are.
+func circuitsOf(all []telemetry.Circuit) string {
+	var parts []string
+	closed := 0
+	for _, c := range all {
+		if c.State == "closed" {
+			closed++
+			continue
+		}
+		parts = append(parts, c.State+" to "+c.Endpoint)
+	}
+	if closed > 0 || len(parts) == 0 {
+		parts = append(parts, fmt.Sprintf("%d closed", closed))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // explained is what explain prints of one rule.

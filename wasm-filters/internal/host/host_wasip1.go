@@ -48,6 +48,10 @@ func (host) PeerIdentity(dst []byte) []byte {
 	return append(dst, property("connection", "uri_san_peer_certificate")...)
 }
 
+// Endpoint reads Envoy's upstream.address, which tcp_proxy has set before it reads any of the client's bytes: the host that it has chosen, or,
+// of a cluster of type ORIGINAL_DST, the address that was dialled before the connection was redirected.
+func (host) Endpoint(dst []byte) []byte { return append(dst, property("upstream", "address")...) }
+
 func (h host) Shared() policy.Shared { return h }
 
 func (host) Ask(service []byte, name, method string, message []byte, timeout uint32) (token uint32, ok bool) {
@@ -69,7 +73,7 @@ func (host) Get(dst, key []byte) ([]byte, uint32, bool) {
 	return append(dst, b...), outMark, true
 }
 
-var shared [512]byte // room for values from the shared data: the longest is a circuit breaker's, 269 bytes
+var shared [512]byte // room for values from the shared data: the longest is a circuit breaker's, 287 bytes
 
 // CompareAndSwap implements policy.Shared.
 func (host) CompareAndSwap(key, value []byte, mark uint32) bool {
@@ -80,7 +84,10 @@ func (host) CompareAndSwap(key, value []byte, mark uint32) bool {
 // path and value are room for one property: its path, and a value of usual length.
 var path, value [256]byte
 
-// property returns the value of a property, nil where there is none. It is valid until the next call.
+// property returns the value of a property, nil where there is none. It is valid until the next call. It is not inlined: size is start-up
+// time.
+//
+//go:noinline
 func property(names ...string) []byte {
 	p := path[:0]
 	for i, s := range names {

@@ -148,20 +148,33 @@ func (r *Rule) share(shared policy.Shared, scope string) {
 
 // load brings the shared state to c and returns its mark.
 func (r *Rule) load(c *circuit, now policy.Nanos) uint32 {
-	v, mark, ok := r.shared.Get(r.value[:0], r.keyOf(c.place))
-	c.state = state{}
-	if r.table != nil {
-		var e policy.Endpoint
-		if v, e, ok = tenant(v, ok); !ok || e != c.endpoint {
-			ok, c.lost = false, true
-		}
-	}
-	if ok && len(v) == stateLen && v[0] <= byte(HalfOpen) {
-		c.state.decode(v)
+	mark, owner := r.look(c)
+	if owner != c.endpoint {
+		c.lost, c.state = true, state{}
 	}
 	c.fresh = now + stale
 	c.sum(uint64(now / r.width))
 	return mark
+}
+
+// look brings the shared state of c's place to c, whosever it is; without a table there is one place, and no owner. A state that is not
+// ours is the zero one.
+func (r *Rule) look(c *circuit) (mark uint32, owner policy.Endpoint) {
+	v, mark, ok := r.shared.Get(r.value[:0], r.keyOf(c.place))
+	c.state = state{}
+	n := stateLen
+	if r.table != nil {
+		n += endpointLen
+	}
+	if !ok || len(v) != n || v[0] > byte(HalfOpen) {
+		return mark, owner
+	}
+	c.state.decode(v)
+	if r.table != nil {
+		copy(owner.Address[:], v[stateLen:])
+		owner.Port = binary.LittleEndian.Uint16(v[stateLen+16:])
+	}
+	return mark, owner
 }
 
 func (s *state) decode(v []byte) {
@@ -189,7 +202,7 @@ func (r *Rule) store(c *circuit, mark uint32) bool {
 		v = le.AppendUint64(v, b.nanos)
 	}
 	if r.table != nil {
-		v = appendEndpoint(v, &c.endpoint)
+		v = le.AppendUint16(append(v, c.endpoint.Address[:]...), c.endpoint.Port)
 	}
 	return r.shared.CompareAndSwap(r.keyOf(c.place), v, mark)
 }

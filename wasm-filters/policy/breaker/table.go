@@ -73,24 +73,21 @@ func (r *Rule) claim(old *circuit, e *policy.Endpoint, now policy.Nanos) *circui
 	for i := range choices {
 		place := choice(h, i)
 		touched, at := policy.Nanos(-1), uint32(0)
-		if r.shared == nil {
-			if c := r.table[place]; c != nil {
-				touched = r.touched(&c.state)
-			}
-		} else {
-			var v []byte
-			var ok bool
-			v, at, ok = r.shared.Get(r.value[:0], r.keyOf(place))
-			v, owner, ok := tenant(v, ok)
-			if theirs = ok && owner == *e; theirs {
-				best = place // another worker has called it
+		c := r.table[place]
+		if r.shared != nil {
+			// What another worker has there, in this worker's table or not.
+			var owner policy.Endpoint
+			look := circuit{place: place}
+			if at, owner = r.look(&look); owner == *e {
+				best, theirs = place, true // another worker has called it
 				break
 			}
-			if ok {
-				var s state
-				s.decode(v)
-				touched = r.touched(&s)
+			if c = &look; owner == (policy.Endpoint{}) {
+				c = nil
 			}
+		}
+		if c != nil {
+			touched = r.touched(&c.state)
 		}
 		if touched < oldest {
 			best, mark, oldest = place, at, touched
@@ -134,20 +131,6 @@ func (r *Rule) keyOf(place uint32) []byte {
 		}
 	}
 	return r.key
-}
-
-func appendEndpoint(dst []byte, e *policy.Endpoint) []byte {
-	return binary.LittleEndian.AppendUint16(append(dst, e.Address[:]...), e.Port)
-}
-
-// tenant takes a shared state with its endpoint apart; ok is false where it is none.
-func tenant(v []byte, there bool) (state []byte, e policy.Endpoint, ok bool) {
-	if !there || len(v) != stateLen+endpointLen || v[0] > byte(HalfOpen) {
-		return nil, e, false
-	}
-	copy(e.Address[:], v[stateLen:])
-	e.Port = binary.LittleEndian.Uint16(v[stateLen+16:])
-	return v[:stateLen], e, true
 }
 
 // Circuits calls f with each endpoint that this worker has seen calls to, and where its circuit stands for all workers. There are
