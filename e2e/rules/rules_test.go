@@ -178,20 +178,85 @@ var cases = map[string]struct {
 // TestRules applies each rule at each end; the frameworks take their turns side by side.
 func TestRules(t *testing.T) {
 	b := newBed(t)
-	for framework, f := range frameworks {
-		t.Run(framework, func(t *testing.T) {
-			t.Parallel()
-			for name, c := range cases {
-				for _, direction := range []string{"client", "server"} {
-					t.Run(name+" at the "+direction, func(t *testing.T) {
-						mine := *b
-						mine.t = t
-						mine.rule(framework, f, c.kind, direction, c.method, c.spec, c.told, c.want)
-					})
+	t.Run("each", func(t *testing.T) {
+		for framework, f := range frameworks {
+			t.Run(framework, func(t *testing.T) {
+				t.Parallel()
+				for name, c := range cases {
+					for _, direction := range []string{"client", "server"} {
+						t.Run(name+" at the "+direction, func(t *testing.T) {
+							mine := *b
+							mine.t = t
+							mine.rule(framework, f, c.kind, direction, c.method, c.spec, c.told, c.want)
+						})
+					}
 				}
-			}
-		})
+			})
+		}
+	})
+	b.endpoints()
+}
+
+// endpoints starts a second Dubbo provider, which fails at every greeting: with a circuit for each endpoint its calls are rejected, and those to the
+// other one go on.
+func (b *bed) endpoints() {
+	const broken, name = "broken", "each"
+	b.t.Helper()
+	f := frameworks["dubbo"]
+	if _, err := b.start(broken, name, "demo.Provider", f, append(f.providers, "-Dbroken=true")...); err != nil {
+		b.t.Fatal(err)
 	}
+	calls := b.callers["dubbo"]
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), 2*within, fmt.Errorf("not within %s", 2*within))
+	defer cancel()
+	second := func(what string, condition func(n caller.Counts) bool) {
+		b.t.Helper()
+		var last caller.Counts
+		if err := calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
+			if len(s) < 2 { // the second that is under way belongs half to what was before
+				return false
+			}
+			last = s[len(s)-1]["sayHello"]
+			return condition(last)
+		}); err != nil {
+			b.t.Fatalf("%v: %+v", err, last)
+		}
+	}
+	second("to call both providers", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 })
+	mark := calls.Mark()
+	b.must(b.ApplyRule(name, fmt.Sprintf(head, "CircuitBreakerRule", name, "client", "intercept", f.service, "sayHello")+
+		"  strategy: errorCount\n  threshold: 3\n  minRequestAmount: 3\n  errors: [exception]\n  retryTimeout: 10m\n  perEndpoint: true\n"))
+	second("to get through to one provider only", func(n caller.Counts) bool { return n.OK > 0 && n.Errors > 0 && n.Exceptions == 0 })
+	_, faults := calls.Since(mark)
+	for _, x := range faults {
+		if x.Method == "sayHello" && x.Code >= 0 && !strings.Contains(x.Message, `isthmus: unavailable: rule "default/each"`) {
+			b.t.Errorf("the caller sees a %s: %s", x.Error, x.Message)
+		}
+	}
+	want := map[string]string{}
+	for where, state := range map[string]string{provider: "closed", broken: "open"} {
+		x, err := b.Machine(where)
+		b.must(err)
+		want[fmt.Sprintf("%s:%d", x.Address(), dubboPort)] = state
+	}
+	b.until("mcp-server to show one circuit that is open and one that is not", func(ctx context.Context) error {
+		e, err := b.effective(ctx, "CircuitBreakerRule", name)
+		if err != nil {
+			return err
+		}
+		got := map[string]string{}
+		for _, s := range e.States {
+			for _, c := range s.Circuits {
+				got[c.Endpoint] = c.State
+			}
+		}
+		if !maps.Equal(got, want) {
+			return fmt.Errorf("it shows %v, not %v", got, want)
+		}
+		return nil
+	})
+	b.must(b.RemoveRule(name))
+	second("to call both providers again", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 && n.Errors == 0 })
 }
 
 // rule applies a rule as an observer and then in earnest.
