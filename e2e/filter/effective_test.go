@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
 const reply = `apiVersion: governance.isthmus.io/v1alpha1
@@ -19,12 +20,24 @@ spec:
   reply: {json: "made of JSON"}
 `
 
+const each = `apiVersion: governance.isthmus.io/v1alpha1
+kind: CircuitBreakerRule
+metadata: {name: each}
+spec:
+  direction: client
+  target: {service: demo.A, method: dialled}
+  strategy: errorCount
+  threshold: 1
+  perEndpoint: true
+`
+
 // TestRulesAreEffective: where mcp-server says that a rule is enforced, and what it says that the rule did, is what callers see; a reply that is
-// made of JSON reaches them as their protocol's own.
+// made of JSON reaches them as their protocol's own. A circuit is the provider's, whether it was dialled or a virtual address for it.
 func TestRulesAreEffective(t *testing.T) {
 	l := newLink(t, 2)
 	l.must(l.ApplyRule("none", fmt.Sprintf(rule, "none", 0, "1s")))
 	l.must(l.ApplyRule("mock", reply))
+	l.must(l.ApplyRule("each", each))
 	effective := func(ctx context.Context, name string) (*api.Effective, error) {
 		body, err := l.API(ctx, "/api/v1/rules/"+name)
 		if err != nil {
@@ -36,7 +49,7 @@ func TestRulesAreEffective(t *testing.T) {
 		}
 		return &r.Effective, nil
 	}
-	for _, name := range []string{"ThrottleRule/default/none", "DegradeRule/default/mock"} {
+	for _, name := range []string{"ThrottleRule/default/none", "DegradeRule/default/mock", "CircuitBreakerRule/default/each"} {
 		l.until(name+" on both sidecars", func(ctx context.Context) error {
 			e, err := effective(ctx, name)
 			if err == nil && (e.State != api.EffectiveEnforced || e.Of != 2) {
@@ -63,6 +76,30 @@ func TestRulesAreEffective(t *testing.T) {
 				err = fmt.Errorf("%+v", e)
 			}
 			return err
+		})
+	}
+	body, err := l.API(t.Context(), "/api/v1/services/demo.A")
+	l.must(err)
+	var service api.ServiceDetail
+	l.must(json.Unmarshal(body, &service))
+	for i, address := range []string{l.address.String(), fmt.Sprintf("%s:%d", service.Hosts[0].Address, port)} {
+		c, err := l.consumer.Machine().DialContext(t.Context(), "tcp", address)
+		l.must(err)
+		defer c.Close()
+		if status, body := l.call(c, 1, "dialled"); status != 20 {
+			t.Fatalf("call to %s: status %d, %q", address, status, body)
+		}
+		l.until("the circuit for calls to "+address, func(ctx context.Context) error {
+			e, err := effective(ctx, "CircuitBreakerRule/default/each")
+			if err != nil {
+				return err
+			}
+			for _, s := range e.States {
+				if s.Target == "consumer" && len(s.Circuits) == 1 && s.Circuits[0] == (telemetry.Circuit{Endpoint: l.address.String(), State: "closed"}) && e.Totals["admit"] == float64(i+1) {
+					return nil
+				}
+			}
+			return fmt.Errorf("%+v", e)
 		})
 	}
 }
