@@ -4,6 +4,7 @@
 package filter_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -444,14 +446,12 @@ func TestRuleOnOpenConnection(t *testing.T) {
 	})
 }
 
-// TestLimitOverWorkers: a limit holds over all workers of an Envoy, not for each.
-func TestLimitOverWorkers(t *testing.T) {
-	l := newLink(t, 4)
-	const limit = 50
-	l.must(l.ApplyRule("some", fmt.Sprintf(rule, "some", limit, "10m")))
+// enforced waits until the consumer's sidecar runs the configuration that has a rule in it. The rule counts no call before.
+func (l *link) enforced(rule string) {
+	l.t.Helper()
 	probe := l.dial()
 	id := uint64(0)
-	l.until("the rule", func(ctx context.Context) error {
+	l.until("the rule "+rule, func(ctx context.Context) error {
 		id++
 		l.call(probe, id, "other")
 		rules, err := l.API(ctx, "/api/v1/rules")
@@ -463,35 +463,158 @@ func TestLimitOverWorkers(t *testing.T) {
 			return err
 		}
 		for _, s := range samples {
-			if g := s.Labels["rpc_filter_generation"]; s.Value > 0 && g != "" && bytes.Contains(rules, []byte(`"`+g+`"`)) && bytes.Contains(rules, []byte(`"some"`)) {
+			if g := s.Labels["rpc_filter_generation"]; s.Value > 0 && g != "" && bytes.Contains(rules, []byte(`"`+g+`"`)) && bytes.Contains(rules, []byte(`"`+rule+`"`)) {
 				return nil
 			}
 		}
 		return fmt.Errorf("the sidecar runs %v, the rules are %s", samples, rules)
 	})
+}
+
+// TestLimitOverWorkers: a limit holds over all workers of an Envoy, not for each; and it does so to the call, for as long as one likes.
+func TestLimitOverWorkers(t *testing.T) {
+	l := newLink(t, 4)
+	const limit = 50
+	l.must(l.ApplyRule("some", fmt.Sprintf(rule, "some", limit, "10m")))
+	l.enforced("some")
 	// Connections are spread over the workers by the kernel: with 24 of them it is all but certain that no worker has none.
-	var mu sync.Mutex
-	admitted := 0
+	var admitted atomic.Int64
 	var all sync.WaitGroup
 	for range 24 {
-		c := l.dial()
+		c := &batch{conn: l.dial(), request: frame(t, "req", "id=0,service=demo.A,method=limited,caller=tester")}
 		all.Go(func() {
-			for i := range uint64(10) {
-				ok, err := once(c, frame(t, "req", fmt.Sprintf("id=%d,service=demo.A,method=limited,caller=tester", i+1)))
+			for range 10 {
+				n, _, err := c.call(1)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if ok {
-					mu.Lock()
-					admitted++
-					mu.Unlock()
-				}
+				admitted.Add(int64(n))
 			}
 		})
 	}
 	all.Wait()
-	if admitted != limit {
-		t.Errorf("of 240 calls over 24 connections and 4 workers %d were admitted, at a limit of %d", admitted, limit)
+	if n := admitted.Load(); n != limit {
+		t.Errorf("of 240 calls over 24 connections and 4 workers %d were admitted, at a limit of %d", n, limit)
 	}
+	l.exact()
+}
+
+// What exact offers, where the machine bears it, and what it allows. The limit is far below: it is to bite on any machine.
+const (
+	offered  = 12_000 // calls a second
+	exactly  = 2_000  // calls a second, and as many at once after a pause
+	offering = 10 * time.Second
+	atOnce   = 8 // calls that are on their way on one connection
+)
+
+// exact offers many more calls than a limit admits, for ten seconds. The bucket is full when the first call comes; and whenever a call is
+// rejected it is empty, so from the first call to the last rejection just as many are admitted as it held and got. All of it is reckoned with the
+// time that has really passed: a machine that is slow offers less, and the sum is the same.
+func (l *link) exact() {
+	t := l.t
+	t.Helper()
+	text := strings.NewReplacer("method: limited", "method: exact").Replace(fmt.Sprintf(rule, "exact", exactly, "1s"))
+	l.must(l.ApplyRule("exact", text))
+	l.enforced("exact")
+	request := frame(t, "req", "id=0,service=demo.A,method=exact,caller=tester")
+	conns := make([]*batch, 32)
+	for i := range conns {
+		conns[i] = &batch{conn: l.dial(), request: request}
+	}
+	// The earliest and the latest moment at which the filter has decided on the first call.
+	begun := time.Now()
+	if n, _, err := conns[0].call(1); err != nil || n != 1 {
+		t.Fatalf("first call: %d admitted, %v", n, err)
+	}
+	started := time.Now()
+	var mu sync.Mutex
+	admitted, calls := 1, 1
+	var sent, answered time.Time // of the last batch with a rejection
+	var all sync.WaitGroup
+	for i, c := range conns {
+		all.Go(func() {
+			pause := time.Duration(len(conns)*atOnce) * time.Second / offered
+			next := started.Add(pause * time.Duration(i) / time.Duration(len(conns)))
+			for over := false; !over; next = next.Add(pause) {
+				time.Sleep(time.Until(next)) // the rate that is offered
+				at := time.Now()
+				n, m, err := c.call(atOnce)
+				done := time.Now()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// The last batch has a rejection, so that what came before the end of it can be told exactly.
+				over = done.Sub(started) > offering && m > 0 || done.Sub(started) > within
+				mu.Lock()
+				admitted, calls = admitted+n, calls+n+m
+				if m > 0 && done.After(answered) {
+					sent, answered = at, done
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if t.Failed() {
+		return
+	}
+	if answered.IsZero() {
+		t.Fatalf("none of %d calls in %s was rejected: this machine cannot offer %d calls/s", calls, time.Since(started), exactly)
+	}
+	most := exactly * (1 + answered.Sub(begun).Seconds())
+	least := exactly * (1 + sent.Sub(started).Seconds())
+	t.Logf("%d calls in %.2f s are %.0f calls/s; %d were admitted, by the bucket's reckoning %.0f to %.0f", calls, answered.Sub(begun).Seconds(),
+		float64(calls)/answered.Sub(begun).Seconds(), admitted, least, most)
+	if float64(admitted) > most+1 {
+		t.Errorf("%d calls were admitted, more than %.0f", admitted, most)
+	}
+	if float64(admitted) < 0.99*least {
+		t.Errorf("%d calls were admitted, more than 1 %% less than %.0f", admitted, least)
+	}
+}
+
+// A batch is a connection on which some calls are made at a time.
+type batch struct {
+	conn    net.Conn
+	request []byte // of any id
+	out     []byte
+	in      *bufio.Reader
+	id      uint64
+}
+
+// call makes n calls and returns how many were admitted and how many rejected.
+func (b *batch) call(n int) (admitted, rejected int, err error) {
+	if b.in == nil {
+		b.in = bufio.NewReader(b.conn)
+	}
+	b.out = b.out[:0]
+	for range n {
+		b.id++
+		at := len(b.out)
+		b.out = append(b.out, b.request...)
+		binary.BigEndian.PutUint64(b.out[at+4:], b.id)
+	}
+	if err := b.conn.SetDeadline(time.Now().Add(within)); err != nil {
+		return 0, 0, err
+	}
+	if _, err := b.conn.Write(b.out); err != nil {
+		return 0, 0, err
+	}
+	var head [16]byte
+	for range n {
+		if _, err := io.ReadFull(b.in, head[:]); err != nil {
+			return admitted, rejected, err
+		}
+		if _, err := b.in.Discard(int(binary.BigEndian.Uint32(head[12:]))); err != nil {
+			return admitted, rejected, err
+		}
+		if head[3] == 20 {
+			admitted++
+		} else {
+			rejected++
+		}
+	}
+	return admitted, rejected, nil
 }
