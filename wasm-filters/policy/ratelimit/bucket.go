@@ -30,9 +30,10 @@ type WarmUp struct {
 const (
 	// leaseWorth is the time in which the tokens of the largest lease come in.
 	leaseWorth = policy.Nanos(10_000_000)
-	// leaseLife is how long a lease is good for. What is left of it then is lost, so that a worker that falls idle does not
-	// carry old tokens into a later second.
+	// leaseLife is how long a lease is good for, so that a worker that falls idle does not carry old tokens into a later second. What is
+	// left of it then goes back with the next lease, if that follows within leaseBack, and is lost else.
 	leaseLife = policy.Nanos(20_000_000)
+	leaseBack = policy.Nanos(1_000_000_000)
 	// attempts bounds the tries to swap the shared state. Each failed one means that another worker succeeded.
 	attempts = 32
 )
@@ -65,7 +66,7 @@ type bucket struct {
 	key     []byte
 	value   []byte       // scratch, 16 bytes
 	lease   uint32       // tokens taken from the shared state and not yet used
-	ends    policy.Nanos // when they are lost
+	ends    policy.Nanos // until when they may be used
 	size    uint32       // of the next lease
 	largest uint32
 	blocked policy.Nanos // before this moment the shared bucket cannot have a token: do not even ask
@@ -176,6 +177,19 @@ func (b *bucket) plus(m, d moment) moment {
 	return m
 }
 
+// minus returns m - d, at least the zero moment.
+func (b *bucket) minus(m, d moment) moment {
+	if m.frac < d.frac {
+		m.ns--
+		m.frac += b.Threshold // what wraps here wraps back
+	}
+	m.frac -= d.frac
+	if m.ns -= d.ns; m.ns < 0 {
+		return moment{}
+	}
+	return m
+}
+
 // until returns how far m lies ahead of now, 0 if it does not.
 func until(m moment, now policy.Nanos) moment {
 	if m.ns < now {
@@ -265,9 +279,14 @@ func (b *bucket) borrow(now policy.Nanos) policy.Nanos {
 	} else {
 		b.size = 1
 	}
-	b.lease = 0
+	// A worker that was held up has tokens which it could not use in time. They would be missing: up to 10 ms worth each time.
+	back := moment{}
+	if b.lease > 0 && now < b.ends+leaseBack {
+		back = b.steps(uint64(b.lease))
+	}
 	for range attempts {
 		m, h, mark := b.load()
+		m = b.minus(m, back)
 		if w := b.wait(m, now); w > 0 {
 			b.blocked = now + min(w, far)
 			return w

@@ -202,13 +202,7 @@ func (r *HotRule) giveBack(h uint64) {
 		if binary.LittleEndian.Uint64(place) != h {
 			return // forgotten
 		}
-		step := r.math.step
-		if full.frac < step.frac {
-			full.ns--
-			full.frac += r.params.Threshold
-		}
-		full.ns, full.frac = max(full.ns-step.ns, 0), full.frac-step.frac
-		put(place, h, full)
+		put(place, h, r.math.minus(full, r.math.step))
 		if r.store(h, line, mark) {
 			return
 		}

@@ -3,7 +3,8 @@
 // A rule is a bucket that gets Threshold tokens each Interval, evenly, and holds at most Burst. Each call takes one. From
 // the time that a bucket is made, it never lets through more than Burst + t × Threshold / Interval calls in a time
 // t, over all workers of an Envoy together. Over a stretch that begins later, the tokens count in addition that workers had
-// taken before it and not yet used: at most 10 ms worth for each, and none older than 20 ms.
+// taken before it and not yet used: at most 10 ms worth for each. None older than 20 ms is used; a worker that goes on within a second
+// gives it back.
 //
 // # Warming up
 //

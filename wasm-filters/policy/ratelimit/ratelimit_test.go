@@ -156,6 +156,29 @@ func TestLeaseSavesHostCalls(t *testing.T) {
 	}
 }
 
+// TestHeldUp: a worker that is held up again and again for longer than a lease lives costs the limit nothing.
+func TestHeldUp(t *testing.T) {
+	p := Params{5000, second, 5000}
+	shared := policytest.NewStore()
+	sets := []Set{{New("r", p, false, shared, "x")}, {New("r", p, false, shared, "x")}}
+	rng := rand.New(rand.NewPCG(1, 1))
+	start, admitted := second, int64(0)
+	now := start
+	for pause := policy.Nanos(0); now < start+10*second; pause = 25_000_000 + policy.Nanos(rng.Int64N(50_000_000)) {
+		now += pause
+		// While both stood still tokens came in; of what they take then one of them uses little before it is held up again.
+		for i := range 2000 {
+			if w := min(i%2+i/100, 1); !sets[w].Admit(now, nil).Reject {
+				admitted++
+			}
+			now += 1000
+		}
+	}
+	if want := allowed(p, now-start); admitted > want || admitted < want*999/1000 {
+		t.Errorf("%d of %d admitted", admitted, want)
+	}
+}
+
 // TestLostLease: what a worker took and did not use is at most one lease.
 func TestLostLease(t *testing.T) {
 	shared := policytest.NewStore()
