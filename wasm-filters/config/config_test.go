@@ -40,7 +40,7 @@ var full = Plugin{
 			},
 		},
 		Type: ThrottleRate, Threshold: 4294967295, IntervalMillis: 86400000, Burst: 2, WarmUp: WarmUp{PeriodMillis: 1, ColdFactor: 2},
-	}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}},
+	}, {Rule: Rule{Name: "ns/d"}, Threshold: 1, MaxQueueingMillis: 60_000}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}},
 		{Rule: Rule{Name: "ns/c"}, Global: Global{Cluster: "limits", Authority: "limits.example.org", Domain: "shop", SyncMillis: 50, StalenessMillis: 60}}},
 	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"},
 		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
@@ -201,7 +201,7 @@ func TestWithDefaults(t *testing.T) {
 		Access: []Access{{Action: AccessDeny}}, FaultInjection: []FaultInjection{{}}, Degrade: []Degrade{{}},
 		CircuitBreaker: []CircuitBreaker{{Strategy: StrategyErrorCount}},
 		Throttle: []Throttle{{Rule: Rule{Name: "a"}, Threshold: 5}, {Rule: Rule{Name: "b", Mode: ModeObserve}, Threshold: 0, Burst: 3},
-			{Type: ThrottleConcurrency}, {WarmUp: WarmUp{PeriodMillis: 5}}, {HotValues: HotValues{Subject: SubjectCallerIP}}, {Global: Global{Cluster: "limits"}}},
+			{Type: ThrottleConcurrency}, {Threshold: 9, MaxQueueingMillis: 5}, {WarmUp: WarmUp{PeriodMillis: 5}}, {HotValues: HotValues{Subject: SubjectCallerIP}}, {Global: Global{Cluster: "limits"}}},
 	}
 	on := Rule{Mode: ModeIntercept}
 	d := p.WithDefaults()
@@ -216,6 +216,7 @@ func TestWithDefaults(t *testing.T) {
 			Errors: DefaultErrors}},
 		Throttle: []Throttle{{Rule: Rule{Name: "a", Mode: ModeIntercept}, Type: ThrottleRate, Threshold: 5, IntervalMillis: 1000, Burst: 5},
 			{Rule: Rule{Name: "b", Mode: ModeObserve}, Type: ThrottleRate, IntervalMillis: 1000, Burst: 3}, {Rule: on, Type: ThrottleConcurrency},
+			{Rule: on, Type: ThrottleRate, Threshold: 9, IntervalMillis: 1000, Burst: 1, MaxQueueingMillis: 5},
 			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, WarmUp: WarmUp{5, 3}},
 			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, HotValues: HotValues{Subject: SubjectCallerIP, MaxValues: 1000}},
 			{Rule: on, Type: ThrottleRate, IntervalMillis: 1000, Burst: 1, Global: Global{Cluster: "limits", Authority: "limits", Domain: "isthmus", SyncMillis: 100, StalenessMillis: 1000}}},
@@ -273,12 +274,13 @@ func TestRuleFaults(t *testing.T) {
 		{`{"throttle":[{"name":"a","threshold":1,"type":"qps"},{"name":"b","threshold":1,"type":"concurrency","burst":1},
 			{"name":"c","threshold":1,"warmUp":{"coldFactor":101}},{"name":"d","threshold":1,"hotValues":{"maxValues":7}},
 			{"name":"e","threshold":1,"warmUp":{"periodMillis":1},"hotValues":{"subject":"attachment","maxValues":100001}},
-			{"name":"f","threshold":1,"hotValues":{"subject":"trafficType"}}]}`, []string{
-			"throttle[0].type: must be one of rate, concurrency", "throttle[1]: has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global",
+			{"name":"f","threshold":1,"hotValues":{"subject":"trafficType"}},{"name":"g","threshold":1,"maxQueueingMillis":60001,"warmUp":{"periodMillis":1}}]}`, []string{
+			"throttle[0].type: must be one of rate, concurrency", "throttle[1]: has a field that does not go with the type concurrency: intervalMillis, burst, maxQueueingMillis, warmUp, hotValues or global",
 			"throttle[2].warmUp.coldFactor: must be from 2 to 100, or 0 for the default", "throttle[2].warmUp.periodMillis: is missing",
 			"throttle[3].hotValues.subject: is missing", "throttle[4].hotValues.key: is missing",
 			"throttle[4].hotValues.maxValues: must be from 1 to 100000, or 0 for the default", "throttle[4].hotValues: does not go with warmUp",
-			"throttle[5].hotValues.subject: must be one of callerApplication, callerIP, callerIdentity, attachment, label"}},
+			"throttle[5].hotValues.subject: must be one of callerApplication, callerIP, callerIdentity, attachment, label", "throttle[6].maxQueueingMillis: must be from 1 to 60000, or 0 for the default",
+			"throttle[6].maxQueueingMillis: does not go with warmUp, hotValues and global"}},
 		{`{"throttle":[{"name":"a","threshold":1,"intervalMillis":999,"global":{"syncMillis":9,"stalenessMillis":600001}},
 			{"name":"b","threshold":1,"hotValues":{"subject":"callerIP"},"global":{"cluster":"c","syncMillis":2000,"stalenessMillis":1999}},
 			{"name":"c","threshold":1,"type":"concurrency","global":{"cluster":"c"}},
@@ -287,7 +289,7 @@ func TestRuleFaults(t *testing.T) {
 			"throttle[0].global.stalenessMillis: must be from 9 to 600000, or 0 for the default",
 			"throttle[0].intervalMillis: must be a second, a minute, an hour or a day: 1000, 60000, 3600000 or 86400000, with global",
 			"throttle[1].global.stalenessMillis: must be from 2000 to 600000, or 0 for the default", "throttle[1].global: does not go with hotValues",
-			"throttle[2]: has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global",
+			"throttle[2]: has a field that does not go with the type concurrency: intervalMillis, burst, maxQueueingMillis, warmUp, hotValues or global",
 			"throttle[3].global.cluster: has more than 512 bytes"}},
 		{`{"access":[{"name":"x","action":"deny"}],"throttle":[{"name":"x","threshold":1}]}`, nil},
 	} {

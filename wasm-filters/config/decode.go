@@ -288,6 +288,8 @@ func (r *reader) throttle(t *Throttle) {
 			t.IntervalMillis = r.number()
 		case "burst":
 			t.Burst = r.number()
+		case "maxQueueingMillis":
+			t.MaxQueueingMillis = r.number()
 		case "warmUp":
 			r.warmUp(&t.WarmUp)
 		case "hotValues":

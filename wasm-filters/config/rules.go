@@ -242,8 +242,12 @@ type Throttle struct {
 	// IntervalMillis is the interval of ThrottleRate. Default 1000; 1 to 86400000.
 	IntervalMillis uint32 `json:"intervalMillis,omitempty"`
 	// Burst is how many calls ThrottleRate may admit at once after a pause. Default Threshold (at least 1 where Threshold is
-	// not 0).
+	// not 0), or 1 with MaxQueueingMillis.
 	Burst uint32 `json:"burst,omitempty"`
+	// MaxQueueingMillis lets the calls that ThrottleRate has no token for wait for it, for so long at most; 0: they are rejected at once. 1 to
+	// 60000. Then the default of Burst is 1, so that calls go on at even distances. It does not go with WarmUp, HotValues and Global. Calls that
+	// cannot be held back, which are those that are lifted, lowered, or longer than Limits.MaxInspectBytes, do not wait. The name is Sentinel's.
+	MaxQueueingMillis uint32 `json:"maxQueueingMillis,omitempty"`
 	// WarmUp lets ThrottleRate begin with a lower rate after a pause.
 	WarmUp WarmUp `json:"warmUp,omitzero"`
 	// HotValues makes ThrottleRate limit each value of something by itself.

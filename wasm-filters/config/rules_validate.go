@@ -91,6 +91,9 @@ func (p *Plugin) ruleDefaults() {
 		def(&t.Type, ThrottleRate)
 		if t.Type == ThrottleRate {
 			def(&t.IntervalMillis, DefaultIntervalMillis)
+			if t.MaxQueueingMillis > 0 {
+				def(&t.Burst, 1)
+			}
 			def(&t.Burst, max(t.Threshold, 1))
 		}
 		if t.WarmUp.PeriodMillis > 0 {
@@ -382,12 +385,16 @@ func (v *validator) throttle(at string, t *Throttle) {
 	if hot.Subject == "" && hot.MaxValues > 0 {
 		v.fault(at+".hotValues.subject", "is missing")
 	}
+	v.bounds(at+".maxQueueingMillis", t.MaxQueueingMillis, 1, maxDelay)
+	if t.MaxQueueingMillis > 0 && (t.WarmUp != WarmUp{} || *hot != HotValues{} || t.Global != Global{}) {
+		v.fault(at+".maxQueueingMillis", "does not go with warmUp, hotValues and global")
+	}
 	if hot.Subject != "" && t.WarmUp.PeriodMillis > 0 {
 		v.fault(at+".hotValues", "does not go with warmUp")
 	}
 	v.global(at, t)
-	if t.Type == ThrottleConcurrency && (t.IntervalMillis > 0 || t.Burst > 0 || t.WarmUp != WarmUp{} || *hot != HotValues{} || t.Global != Global{}) {
-		v.fault(at, "has a field that does not go with the type concurrency: intervalMillis, burst, warmUp, hotValues or global")
+	if t.Type == ThrottleConcurrency && (t.IntervalMillis > 0 || t.Burst > 0 || t.MaxQueueingMillis > 0 || t.WarmUp != WarmUp{} || *hot != HotValues{} || t.Global != Global{}) {
+		v.fault(at, "has a field that does not go with the type concurrency: intervalMillis, burst, maxQueueingMillis, warmUp, hotValues or global")
 	}
 }
 

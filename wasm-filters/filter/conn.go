@@ -494,12 +494,15 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	vm.call.Marks = 0
 	then := pass
 	if r.chain != nil {
-		v := c.decide(r, dir, now, read, ours)
+		// That all of a long request is here is an accident of how its bytes were cut.
+		hold := r.chain.delays && ours && c.relay == nil && f.Len <= uint64(limits.MaxInspectBytes) && uint64(len(b)) >= f.Len && c.room(f.Len)
+		v := c.decide(r, dir, now, read, ours, hold)
 		if v.Reject {
 			return c.reject(side, out, pos, r, v, now), 0
 		}
 		if v.Delay > 0 {
-			if ours && c.relay == nil && uint64(len(b)) >= f.Len && c.delay(b[:f.Len], now+v.Delay) {
+			if hold {
+				c.delay(b[:f.Len], now+v.Delay)
 				then = replace // by nothing, for now
 			} else {
 				m.fault(c.protocol, c.dir, faultUndelayed)

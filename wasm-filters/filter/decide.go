@@ -6,13 +6,13 @@ import (
 )
 
 // decide asks the policies of a route about the request that vm.frame and vm.known describe, whose direction is dir. read says
-// that its attachments are in vm.attachment; ours that it can still be rejected.
-func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ours bool) policy.Verdict {
+// that its attachments are in vm.attachment; ours that it can still be rejected, hold that it can be held back.
+func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ours, hold bool) policy.Verdict {
 	rt, vm := c.rt, c.rt.vm
 	k, ch := &vm.known, r.chain
 	call := &vm.call
 	*call = policy.Call{Direction: dir, Protocol: vm.protocols[c.protocol].Codec.Name(), Service: k.service, Version: k.version, Group: k.group,
-		Method: k.method, Caller: k.caller, App: rt.rules.app, OneWay: vm.frame.Kind == protocol.KindOneWay}
+		Method: k.method, Caller: k.caller, App: rt.rules.app, OneWay: vm.frame.Kind == protocol.KindOneWay, Holdable: hold}
 	if ch.asks {
 		call.Unreadable = !read
 		if read {

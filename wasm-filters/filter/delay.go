@@ -23,12 +23,14 @@ const (
 	maxDelayedBytes = 4 << 20
 )
 
-// delay keeps a copy of a request until due, and tells whether it does.
-func (c *Conn) delay(frame []byte, due policy.Nanos) bool {
+// room tells whether one more request of n bytes may wait.
+func (c *Conn) room(n uint64) bool {
+	return len(c.delays) < maxDelayed && n <= uint64(maxDelayedBytes-c.delayedBytes)
+}
+
+// delay keeps a copy of a request, for which there is room, until due.
+func (c *Conn) delay(frame []byte, due policy.Nanos) {
 	vm := c.rt.vm
-	if len(c.delays) >= maxDelayed || c.delayedBytes+len(frame) > maxDelayedBytes {
-		return false
-	}
 	if !c.waits {
 		c.waits = true
 		vm.waiting = append(vm.waiting, c)
@@ -41,7 +43,14 @@ func (c *Conn) delay(frame []byte, due policy.Nanos) bool {
 	}
 	c.delays[at] = d
 	c.delayedBytes += len(frame)
-	return true
+}
+
+// Due returns when the first of the requests that wait on this connection is due; ok is false where none waits.
+func (c *Conn) Due() (due policy.Nanos, ok bool) {
+	if len(c.delays) == 0 {
+		return 0, false
+	}
+	return c.delays[0].due, true
 }
 
 // resend appends the requests that are due at now to dst, and forgets them.

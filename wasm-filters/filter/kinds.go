@@ -60,6 +60,7 @@ var kinds = []kind{
 	{label: "circuitBreaker", rule: breakerRule, renew: renewBreaker, join: joinBreaker, marks: true, softened: true, where: isPerEndpoint, gauge: breakerGauge},
 	{label: "throttle", rule: throttleRule, of: isConcurrency, renew: renewConcurrency, join: joinConcurrency, marks: true, softened: true, gauge: concurrencyGauge},
 	{label: "throttle", rule: throttleRule, of: isHot, renew: renewHot, join: joinHot, marks: true, softened: true, hot: hotValues},
+	{label: "throttle", rule: throttleRule, of: isPaced, renew: renewPaced, join: joinPaced, marks: true, softened: true, delays: true, gauge: pacedGauge},
 	{label: "throttle", rule: throttleRule, of: isRate, renew: renewRate, join: joinRate, softened: true, gauge: rateGauge},
 }
 
@@ -199,8 +200,11 @@ func throttleRule(p *config.Plugin, i int) *config.Rule {
 func isConcurrency(p *config.Plugin, i int) bool {
 	return p.Throttle[i].Type == config.ThrottleConcurrency
 }
-func isHot(p *config.Plugin, i int) bool  { return p.Throttle[i].HotValues.Subject != "" }
-func isRate(p *config.Plugin, i int) bool { return !isConcurrency(p, i) && !isHot(p, i) }
+func isHot(p *config.Plugin, i int) bool   { return p.Throttle[i].HotValues.Subject != "" }
+func isPaced(p *config.Plugin, i int) bool { return p.Throttle[i].MaxQueueingMillis > 0 }
+func isRate(p *config.Plugin, i int) bool {
+	return !isConcurrency(p, i) && !isHot(p, i) && !isPaced(p, i)
+}
 
 func renewConcurrency(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
 	limit := p.Throttle[s.index].Threshold
@@ -239,6 +243,23 @@ func renewHot(p *config.Plugin, s *spec, old governor, shared policy.Shared, sco
 
 func joinHot(states []governor, first uint) policy.Policy {
 	return ratelimit.NewHotSet(gather[*ratelimit.HotRule](states), first)
+}
+
+func renewPaced(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
+	t := &p.Throttle[s.index]
+	params, queue := rateParams(t), nanos(t.MaxQueueingMillis)
+	if r, ok := old.(*ratelimit.PacedRule); ok && r.Params() == params && r.Queue() == queue {
+		return r
+	}
+	return ratelimit.NewPaced(s.name, params, queue, s.observe, shared, scope)
+}
+
+func joinPaced(states []governor, first uint) policy.Policy {
+	return ratelimit.NewPacedSet(gather[*ratelimit.PacedRule](states), first)
+}
+
+func pacedGauge(g governor, now policy.Nanos) (string, uint64) {
+	return nameRuleQueue, uint64(g.(*ratelimit.PacedRule).Wait(now) / 1_000_000)
 }
 
 func renewRate(p *config.Plugin, s *spec, old governor, shared policy.Shared, scope string) governor {
@@ -349,7 +370,7 @@ func (rt *Runtime) crowded(s *spec, k *known) {
 	l = appendText(l, k.service)
 	l = append(l, '/')
 	l = appendText(l, k.method)
-	l = appendString(l, ": more than 64 circuit breakers, concurrency limits and limits of hot values are for these calls")
+	l = appendString(l, ": more than 64 circuit breakers, concurrency limits, queues and limits of hot values are for these calls")
 	vm.line = l
 	vm.host.Log(LevelError, l)
 }

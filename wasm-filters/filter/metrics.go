@@ -21,6 +21,7 @@ const (
 	nameFaults      = "isthmus_filter_faults_total"
 	nameRuleHits    = "isthmus_rule_hits_total"
 	nameRuleTokens  = "isthmus_rule_tokens"
+	nameRuleQueue   = "isthmus_rule_queue_milliseconds"
 	nameRuleRunning = "isthmus_rule_running_calls"
 	nameRuleCircuit = "isthmus_rule_circuit_state"
 	nameConfigInfo  = "isthmus_filter_config_info"

@@ -58,6 +58,9 @@ type Call struct {
 	// Done; nil where it is not known.
 	Endpoint *Endpoint
 
+	// Holdable says that the call can be held back: that a verdict's Delay will be kept. It is set where a rule that may match may delay.
+	Holdable bool
+
 	// Marks belongs to policies that want to know how a call ends: each of their rules has a bit of it, which Admit sets for
 	// the calls that it is to be told about. Done finds them as Admit left them.
 	Marks uint64
