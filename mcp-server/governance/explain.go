@@ -88,6 +88,9 @@ func does(r *Rule) string {
 		if b := x.burst(); b > 0 {
 			s += fmt.Sprintf(", %d at once after a pause", b)
 		}
+		if q := x.MaxQueueingTime; q != 0 {
+			s += fmt.Sprintf(", lets others wait for their turn for up to %s", q)
+		}
 		if w := x.WarmUp; w != nil {
 			s += fmt.Sprintf(", a %s of that when cold, warm after %s", ordinal(uint32(cmp.Or(w.ColdFactor, plugin.DefaultColdFactor))), w.Period)
 		}
@@ -305,7 +308,7 @@ func shadow(o, r *Rule) string {
 		}
 		// The other admits no more than this one does, even at once. It is shared by more calls, but for one that is as wide. What one sidecar admits says
 		// nothing of a limit for all of them.
-		plain := func(s *ThrottleSpec) bool { return s.WarmUp == nil && s.HotValues == nil }
+		plain := func(s *ThrottleSpec) bool { return s.WarmUp == nil && s.HotValues == nil && s.MaxQueueingTime == 0 }
 		if x.Type == plugin.ThrottleConcurrency || y.Type == plugin.ThrottleConcurrency {
 			if x.Type == y.Type && *x.Threshold < *y.Threshold {
 				return "the other limit is smaller"

@@ -20,7 +20,10 @@ type ThrottleSpec struct {
 	Threshold *Count `yaml:"threshold" json:"threshold" schema:"required"`
 	// The interval of a rate. Default 1s; 1ms to 24h.
 	Interval Duration `yaml:"interval" json:"interval,omitzero"`
-	// How many calls a rate may admit at once after a pause. Default threshold.
+	// Lets the calls that a rate has no token for wait for it, for so long at most, and go on at even distances; the others of their connection go on.
+	// Lifted calls do not wait. Default 0, which rejects them at once; 1ms to 1m. Not with warmUp, hotValues and global.
+	MaxQueueingTime Duration `yaml:"maxQueueingTime" json:"maxQueueingTime,omitzero"`
+	// How many calls a rate may admit at once after a pause. Default threshold, or 1 with maxQueueingTime.
 	Burst Count `yaml:"burst" json:"burst,omitempty"`
 	// The same as a multiple of the threshold, 0.001 to 1000; give either.
 	BurstCoefficient float64 `yaml:"burstCoefficient" json:"burstCoefficient,omitempty" schema:"number=0.001|1000"`
@@ -77,6 +80,7 @@ const (
 	minSync         = 10 * time.Millisecond
 	maxSync         = time.Minute
 	maxStaleness    = 10 * time.Minute
+	maxQueueing     = time.Minute
 )
 
 // The bounds of burstCoefficient.
@@ -92,6 +96,7 @@ func (s *ThrottleSpec) Validate() adapters.Faults {
 		f.Add("threshold", "is missing") // a forgotten one must not reject every call
 	}
 	s.Interval.check(&f, "interval", minInterval, maxInterval)
+	s.MaxQueueingTime.check(&f, "maxQueueingTime", minInterval, maxQueueing)
 	if s.BurstCoefficient != 0 {
 		switch {
 		case s.Burst != 0:
@@ -129,13 +134,13 @@ func (s *ThrottleSpec) Validate() adapters.Faults {
 		for _, field := range []struct {
 			name string
 			set  bool
-		}{{"interval", s.Interval != 0}, {"burst", s.Burst != 0}, {"burstCoefficient", s.BurstCoefficient != 0}, {"warmUp", s.WarmUp != nil}, {"hotValues", s.HotValues != nil}, {"global", s.Global != nil}} {
+		}{{"interval", s.Interval != 0}, {"maxQueueingTime", s.MaxQueueingTime != 0}, {"burst", s.Burst != 0}, {"burstCoefficient", s.BurstCoefficient != 0}, {"warmUp", s.WarmUp != nil}, {"hotValues", s.HotValues != nil}, {"global", s.Global != nil}} {
 			if field.set {
 				f.Add(field.name, "does not go with the type concurrency")
 			}
 		}
 	}
-	faults := check(s, f, map[string]string{"intervalMillis": "interval", "warmUp.periodMillis": "warmUp.period", "global.cluster": "global.host", "global.authority": "global.host",
+	faults := check(s, f, map[string]string{"intervalMillis": "interval", "maxQueueingMillis": "maxQueueingTime", "warmUp.periodMillis": "warmUp.period", "global.cluster": "global.host", "global.authority": "global.host",
 		"global.syncMillis": "global.sync", "global.stalenessMillis": "global.staleness"})
 	// What the filter says of the whole rule has been said of its fields.
 	return slices.DeleteFunc(faults, func(fault adapters.Fault) bool { return fault.Path == "" && s.Type == plugin.ThrottleConcurrency })
@@ -151,7 +156,7 @@ func (s *ThrottleSpec) burst() uint32 {
 
 // addTo implements Spec.
 func (s *ThrottleSpec) addTo(p *plugin.Plugin, name string) {
-	t := plugin.Throttle{Rule: s.rule(name), Type: s.Type, IntervalMillis: s.Interval.millis(), Burst: s.burst()}
+	t := plugin.Throttle{Rule: s.rule(name), Type: s.Type, IntervalMillis: s.Interval.millis(), Burst: s.burst(), MaxQueueingMillis: s.MaxQueueingTime.millis()}
 	if s.Threshold != nil {
 		t.Threshold = uint32(*s.Threshold)
 	}

@@ -132,6 +132,10 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 				g := p.gauges[ruleOf(l)]
 				g.Running = &v
 				p.gauges[ruleOf(l)] = g
+			case metricQueue:
+				g := p.gauges[ruleOf(l)]
+				g.Queue = &v
+				p.gauges[ruleOf(l)] = g
 			case metricCircuit:
 				if v >= 0 && int(v) < len(circuits) {
 					g := p.gauges[ruleOf(l)]

@@ -26,6 +26,7 @@ const (
 	metricRuleHits = "isthmus_rule_hits_total"
 	metricTokens   = "isthmus_rule_tokens"
 	metricRunning  = "isthmus_rule_running_calls"
+	metricQueue    = "isthmus_rule_queue_milliseconds"
 	metricCircuit  = "isthmus_rule_circuit_state"
 	metricConfig   = "isthmus_filter_config_info"
 	metricRejected = "isthmus_filter_config_rejected"
@@ -300,9 +301,10 @@ type Rule struct {
 // RuleState is where a rule stands in one Envoy. What its kind does not have is absent.
 type RuleState struct {
 	Target  string   `json:"target"`
-	Tokens  *float64 `json:"tokens,omitempty"`  // in the bucket of a rate
-	Running *float64 `json:"running,omitempty"` // calls under way, of a concurrency limit
-	Circuit string   `json:"circuit,omitempty"` // closed, open, halfOpen
+	Tokens  *float64 `json:"tokens,omitempty"`      // in the bucket of a rate
+	Running *float64 `json:"running,omitempty"`     // calls under way, of a concurrency limit
+	Queue   *float64 `json:"queueMillis,omitempty"` // how long the next call of a rate with a queue would wait
+	Circuit string   `json:"circuit,omitempty"`     // closed, open, halfOpen
 	// Circuits are those of a rule that has one for each endpoint, sorted by it.
 	Circuits []Circuit `json:"circuits,omitempty"`
 }

@@ -310,6 +310,7 @@ isthmus_rule_tokens{rpc_rule_kind="throttle",rpc_rule_name="a/r"} 12
 isthmus_rule_running_calls{rpc_rule_kind="throttle",rpc_rule_name="a/c"} 3
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/b"} 2
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/odd"} 9
+isthmus_rule_queue_milliseconds{rpc_rule_kind="throttle",rpc_rule_name="a/paced"} 40
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="fd00_0_0_0_0_0_0_1_20880"} 1
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="_other"} 2
 isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each",rpc_endpoint="10.0.0.2_20880"} 0
@@ -334,6 +335,7 @@ isthmus_rule_circuit_state{rpc_rule_kind="circuitBreaker",rpc_rule_name="a/each"
 		`circuitBreaker a/b map[] map[] {"target":"one","circuit":"halfOpen"}`,
 		`throttle a/c map[] map[] {"target":"one","running":3}`,
 		`circuitBreaker a/each map[] map[] {"target":"one","circuits":[{"endpoint":"10.0.0.2:20880","state":"closed"},{"endpoint":"10.0.0.2_208800","state":"open"},{"endpoint":"[fd00::1]:20880","state":"open"},{"endpoint":"_other","state":"halfOpen"}]}`,
+		`throttle a/paced map[] map[] {"target":"one","queueMillis":40}`,
 		`access a/r map[reject:15] map[reject:5]`,
 		`throttle a/r map[admit:7] map[admit:0] {"target":"one","tokens":12}`,
 	}

@@ -29,6 +29,7 @@ var keyed = check{"(self.subject == 'attachment' || self.subject == 'label') == 
 var (
 	fieldChecks = map[string][]check{
 		"ThrottleSpec.Interval":           between("1ms", "24h"),
+		"ThrottleSpec.MaxQueueingTime":    between("1ms", "1m"),
 		"WarmUp.Period":                   between("1ms", "1h"),
 		"Delay.FixedDelay":                between("1ms", "1m"),
 		"CircuitBreakerSpec.StatInterval": between("100ms", "10m"),
@@ -59,9 +60,10 @@ var (
 		"ThrottleRule": {
 			{"!has(self.burstCoefficient) || !has(self.burst) || self.burst == 0", "give burst or burstCoefficient, not both"},
 			{"!has(self.warmUp) || !has(self.hotValues)", "hotValues do not go with warmUp"},
+			{"!has(self.maxQueueingTime) || !has(self.warmUp) && !has(self.hotValues) && !has(self.global)", "maxQueueingTime does not go with warmUp, hotValues and global"},
 			{"!has(self.global) || !has(self.hotValues)", "global does not go with hotValues"},
-			{"!has(self.type) || self.type != 'concurrency' || !has(self.interval) && (!has(self.burst) || self.burst == 0) && !has(self.burstCoefficient) && !has(self.warmUp) && !has(self.hotValues) && !has(self.global)",
-				"interval, burst, burstCoefficient, warmUp, hotValues and global do not go with the type concurrency"},
+			{"!has(self.type) || self.type != 'concurrency' || !has(self.interval) && (!has(self.burst) || self.burst == 0) && !has(self.burstCoefficient) && !has(self.maxQueueingTime) && !has(self.warmUp) && !has(self.hotValues) && !has(self.global)",
+				"interval, burst, burstCoefficient, maxQueueingTime, warmUp, hotValues and global do not go with the type concurrency"},
 		},
 	}
 )

@@ -333,12 +333,6 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 			seq++
 		}
 	}
-	delays := map[string]policy.Nanos{}
-	for i := range compiled.Plugin.FaultInjection {
-		if f := &compiled.Plugin.FaultInjection[i]; f.DelayMillis > 0 {
-			delays[governance.FilterKind("FaultRule")+" "+f.Name] = policy.Nanos(f.DelayMillis) * policy.Nanos(time.Millisecond)
-		}
-	}
 	sidecars := map[string]*drySidecar{}
 	for len(queue) > 0 {
 		e := heap.Pop(&queue).(dryEvent)
@@ -353,7 +347,7 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 		app := string(e.call.Application)
 		side := sidecars[app]
 		if side == nil {
-			if side, err = newDrySidecar(app, conf, delays); err != nil {
+			if side, err = newDrySidecar(app, conf); err != nil {
 				return nil, err
 			}
 			sidecars[app] = side
@@ -396,8 +390,7 @@ type drySidecar struct {
 	peer   *dryCall // who opened the connection at hand
 	names  []string // of the metrics
 	known  map[string]filter.Metric
-	did    []dryAction             // since the last call began
-	delays map[string]policy.Nanos // of the rules that hold calls back
+	did    []dryAction // since the last call began
 }
 
 // dryAction is what a rule did.
@@ -413,8 +406,8 @@ var dryProtocols = []filter.Protocol{
 	{Codec: bolt.Codec{}, Labels: bolt.PrefixRequestBaggage, Traces: []string{bolt.KeyTrace, bolt.KeyBaggage}},
 }
 
-func newDrySidecar(app string, conf []byte, delays map[string]policy.Nanos) (*drySidecar, error) {
-	s := &drySidecar{known: map[string]filter.Metric{}, clock: dryStart, delays: delays}
+func newDrySidecar(app string, conf []byte) (*drySidecar, error) {
+	s := &drySidecar{known: map[string]filter.Metric{}, clock: dryStart}
 	s.vm = filter.New(s, dryProtocols)
 	p, faults := s.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, app, conf)
 	if len(faults) > 0 {
@@ -525,7 +518,8 @@ func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay poli
 	if slices.Equal(sent, request) {
 		return result, conn, 0
 	}
-	if delay = s.delayed(); delay > 0 {
+	if due, ok := conn.Due(); ok {
+		delay = due - s.clock
 		result.Result, result.Reason = "delayed", time.Duration(delay).String()
 		return result, conn, delay
 	}
@@ -537,21 +531,6 @@ func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay poli
 	}
 	conn.End()
 	return result, nil, 0
-}
-
-// delayed returns how long the last call is held back: a rule says so, and none rejects it.
-func (s *drySidecar) delayed() (delay policy.Nanos) {
-	for _, did := range s.did {
-		if did.action != actionReject {
-			continue
-		}
-		d, ok := s.delays[did.rule]
-		if !ok {
-			return 0
-		}
-		delay = d
-	}
-	return delay
 }
 
 // release lets the calls go on whose time has come.

@@ -368,6 +368,8 @@ func sidecarTable(e *api.Effective) *table {
 				now = fmt.Sprintf("%.0f tokens", *st.Tokens)
 			case st.Running != nil:
 				now = fmt.Sprintf("%.0f under way", *st.Running)
+			case st.Queue != nil:
+				now = fmt.Sprintf("%.0f ms to wait", *st.Queue)
 			case st.Circuit != "":
 				now = st.Circuit
 			case len(st.Circuits) > 0:
