@@ -52,7 +52,17 @@ func TestRuleReachesFifty(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	t.Cleanup(func() { cancel(); all.Wait() })
-	heard := make(chan hearing, fifty)
+	real := []*batch{{conn: l.dial()}}
+	for i := range *envoys {
+		s, err := l.StartSidecar(ctx, fmt.Sprintf("caller-%d", i), "consumer")
+		l.must(err)
+		l.until("the filter at a caller", func(ctx context.Context) error { return s.Filtered(ctx, port, false) })
+		c, err := s.Machine().DialContext(ctx, "tcp", l.address.String())
+		l.must(err)
+		t.Cleanup(func() { c.Close() })
+		real = append(real, &batch{conn: c})
+	}
+	heard := make(chan hearing, 100*fifty)
 	for i := range fifty {
 		s := &listening{node: node(i), heard: heard, number: i}
 		all.Go(func() {
@@ -64,23 +74,13 @@ func TestRuleReachesFifty(t *testing.T) {
 					}
 					return
 				}
-				// istiod takes 25 connections a second, and sends the others away for now.
+				t.Logf("sidecar %d: %v", i, err) // istiod takes 25 connections a second, and sends the others away for now
 				select {
 				case <-ctx.Done():
 				case <-time.After(time.Second):
 				}
 			}
 		})
-	}
-	real := []*batch{{conn: l.dial()}}
-	for i := range *envoys {
-		s, err := l.StartSidecar(ctx, fmt.Sprintf("caller-%d", i), "consumer")
-		l.must(err)
-		l.until("the filter at a caller", func(ctx context.Context) error { return s.Filtered(ctx, port, false) })
-		c, err := s.Machine().DialContext(ctx, "tcp", l.address.String())
-		l.must(err)
-		t.Cleanup(func() { c.Close() })
-		real = append(real, &batch{conn: c})
 	}
 	request := frame(t, "req", "id=0,service=demo.A,method=limited,caller=tester")
 	for _, b := range real {
