@@ -194,7 +194,56 @@ func TestRules(t *testing.T) {
 			})
 		}
 	})
+	b.queue()
 	b.endpoints()
+}
+
+// second waits until a whole second of what the Dubbo consumer says of sayHello is as it should be.
+func (b *bed) second(what string, condition func(n caller.Counts) bool) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
+	defer cancel()
+	calls := b.callers["dubbo"]
+	var last caller.Counts
+	if err := calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
+		if len(s) < 2 { // the second that is under way belongs half to what was before
+			return false
+		}
+		last = s[len(s)-1]["sayHello"]
+		return condition(last)
+	}); err != nil {
+		b.t.Fatalf("%v: %+v", err, last)
+	}
+}
+
+// queue lets half of the calls through, which wait for their turn: they all come back, later, and the others are rejected.
+func (b *bed) queue() {
+	const name = "queue"
+	b.t.Helper()
+	mark := b.callers["dubbo"].Mark()
+	b.must(b.ApplyRule(name, fmt.Sprintf(head, "ThrottleRule", name, "client", "intercept", frameworks["dubbo"].service, "sayHello")+
+		"  threshold: 10\n  maxQueueingTime: 1s\n"))
+	b.second("to be paced", func(n caller.Counts) bool { return n.Errors > 0 && n.OK >= 8 && n.OK <= 12 && n.Exceptions == 0 })
+	b.until("mcp-server to show a queue that is full", func(ctx context.Context) error {
+		e, err := b.effective(ctx, "ThrottleRule", name)
+		if err != nil {
+			return err
+		}
+		for _, s := range e.States {
+			if s.Target == consumer && s.Queue != nil && *s.Queue > 800 {
+				return nil
+			}
+		}
+		return fmt.Errorf("it shows %+v", e)
+	})
+	_, faults := b.callers["dubbo"].Since(mark)
+	for _, x := range faults {
+		if x.Method == "sayHello" && !strings.Contains(x.Message, `isthmus: throttled: rule "default/queue"`) {
+			b.t.Errorf("the caller sees a %s: %s", x.Error, x.Message)
+		}
+	}
+	b.must(b.RemoveRule(name))
+	b.second("to be free again", func(n caller.Counts) bool { return n.OK > 15 && n.Errors == 0 })
 }
 
 // endpoints starts a second Dubbo provider, which fails at every greeting: with a circuit for each endpoint its calls are rejected, and those to the
@@ -207,26 +256,11 @@ func (b *bed) endpoints() {
 		b.t.Fatal(err)
 	}
 	calls := b.callers["dubbo"]
-	ctx, cancel := context.WithTimeoutCause(b.t.Context(), 2*within, fmt.Errorf("not within %s", 2*within))
-	defer cancel()
-	second := func(what string, condition func(n caller.Counts) bool) {
-		b.t.Helper()
-		var last caller.Counts
-		if err := calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
-			if len(s) < 2 { // the second that is under way belongs half to what was before
-				return false
-			}
-			last = s[len(s)-1]["sayHello"]
-			return condition(last)
-		}); err != nil {
-			b.t.Fatalf("%v: %+v", err, last)
-		}
-	}
-	second("to call both providers", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 })
+	b.second("to call both providers", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 })
 	mark := calls.Mark()
 	b.must(b.ApplyRule(name, fmt.Sprintf(head, "CircuitBreakerRule", name, "client", "intercept", f.service, "sayHello")+
 		"  strategy: errorCount\n  threshold: 3\n  minRequestAmount: 3\n  errors: [exception]\n  retryTimeout: 10m\n  perEndpoint: true\n"))
-	second("to get through to one provider only", func(n caller.Counts) bool { return n.OK > 0 && n.Errors > 0 && n.Exceptions == 0 })
+	b.second("to get through to one provider only", func(n caller.Counts) bool { return n.OK > 0 && n.Errors > 0 && n.Exceptions == 0 })
 	_, faults := calls.Since(mark)
 	for _, x := range faults {
 		if x.Method == "sayHello" && x.Code >= 0 && !strings.Contains(x.Message, `isthmus: unavailable: rule "default/each"`) {
@@ -256,7 +290,7 @@ func (b *bed) endpoints() {
 		return nil
 	})
 	b.must(b.RemoveRule(name))
-	second("to call both providers again", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 && n.Errors == 0 })
+	b.second("to call both providers again", func(n caller.Counts) bool { return n.OK > 0 && n.Exceptions > 0 && n.Errors == 0 })
 }
 
 // rule applies a rule as an observer and then in earnest.
