@@ -74,7 +74,7 @@ func TestRuleReachesFifty(t *testing.T) {
 					}
 					return
 				}
-				t.Logf("sidecar %d: %v", i, err) // istiod takes 25 connections a second, and sends the others away for now
+				// istiod takes 25 connections a second, and sends the others away for now.
 				select {
 				case <-ctx.Done():
 				case <-time.After(time.Second):
