@@ -29,6 +29,7 @@ var confs = []string{
 	`{"access":[{"name":"a","action":"allow","match":[{"subject":"attachment","key":"timeout","operator":"notEquals","values":["7"]}]}],"throttle":[{"name":"c","type":"concurrency","threshold":1}],"degrade":[{"name":"d","when":"rejected","replies":[{"protocol":"bolt","serialization":1,"value":"Tg=="}]}]}`,
 	`{"circuitBreaker":[{"name":"c","strategy":"errorCount","threshold":1,"minRequestAmount":1,"errors":["exception","status"]}],"throttle":[{"name":"h","threshold":2,"hotValues":{"subject":"label","key":"group"}}],"faultInjection":[{"name":"f","target":{"method":{"regex":"[n-z]"}},"abort":{"message":"m"}}]}`,
 	`{"faultInjection":[{"name":"d","delayMillis":500,"perMillion":500000},{"name":"e","target":{"method":{"prefix":"m"}},"delayMillis":100}]}`,
+	`{"limits":{"maxInspectBytes":4096},"throttle":[{"name":"q","threshold":2,"maxQueueingMillis":1000},{"name":"none","threshold":1,"target":{"method":{"prefix":"m"}}}],"circuitBreaker":[{"name":"e","target":{"direction":"client"},"strategy":"errorCount","threshold":1,"minRequestAmount":1,"perEndpoint":true}]}`,
 }
 
 const unchanged = 3
@@ -73,7 +74,7 @@ func chunks(b, cuts []byte) [][]byte {
 
 // play gives a connection all bytes of the client, then all of the server, and returns what came out.
 func play(t *testing.T, conf string, down, up, cuts []byte) (out [2][]byte, closed bool, metrics []string) {
-	n := filtertest.NewNative(new(filtertest.World), protocols)
+	n := filtertest.NewNative(&filtertest.World{Endpoint: "10.0.0.2:20880"}, protocols)
 	if err := n.Configure(conf); err != nil {
 		t.Fatal(err)
 	}
