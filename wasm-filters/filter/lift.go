@@ -396,7 +396,7 @@ func (c *Conn) liftRefuse(r *relay, code protocol.Code, why string) {
 	if f.Kind == protocol.KindOneWay {
 		return
 	}
-	line := appendMessage(vm.line[:0], code, "", 0)
+	line := appendMessage(vm.line[:0], code, "", 0, nil)
 	vm.line = append(append(line, ": "...), why...)
 	r.toDown = c.relayer().AppendReject(r.toDown, f, code, view(vm.line))
 	r.urgent = true
@@ -580,7 +580,7 @@ func (c *Conn) liftFail(r *relay, e *relayed, code protocol.Code, o protocol.Out
 	vm := c.rt.vm
 	if !e.oneWay {
 		e.request(&vm.asked)
-		line := appendMessage(vm.line[:0], code, "", 0)
+		line := appendMessage(vm.line[:0], code, "", 0, nil)
 		vm.line = append(append(line, ": "...), vm.reason...)
 		vm.wire = c.relayer().AppendReject(vm.wire, &vm.asked, code, view(vm.line))
 		c.liftEnd(e.id, o)

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"strings"
+
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
@@ -51,11 +53,12 @@ type ruleset struct {
 	protocols []int         // indices into VM.protocols, in the order in which they are tried
 	specs     []spec        // of the rules that concern this application, ordered by kind
 	exact     map[string][]int
-	rest      []int      // rules that name no service exactly
-	keys      []key      // of the attachments that rules ask for
-	wanted    [][]string // their names, by protocol
-	traffic   bool       // rules ask for the type of the traffic
-	app       []byte     // of the workload; nil where unknown
+	rest      []int           // rules that name no service exactly
+	keys      []key           // of the attachments that rules ask for
+	wanted    [][]string      // their names, by protocol
+	methods   []match.Strings // distinct ones of rules' targets, which tell HTTP requests apart
+	traffic   bool            // rules ask for the type of the traffic
+	app       []byte          // of the workload; nil where unknown
 	// intercept tells for each direction whether some rule may reject.
 	intercept [directions]bool
 	lift      *liftTable // nil: calls are not lifted
@@ -74,7 +77,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	for _, name := range rs.conf.Protocols {
 		found := false
 		for i := range vm.protocols {
-			if vm.protocols[i].Codec.Name() == name {
+			if vm.protocols[i].name() == name {
 				rs.protocols = append(rs.protocols, i)
 				found = true
 			}
@@ -138,6 +141,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	if rs.conf.Lift != nil {
 		rs.lift = newLiftTable(rs.conf.Lift)
 	}
+	rs.methods = methodsOf(rs.specs)
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {
 			rs.exact[service] = append(rs.exact[service], i)
@@ -148,8 +152,42 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	return rs, faults
 }
 
+// methodsOf returns the distinct methods of targets that HTTP requests may fit: those have a blank between verb and path.
+func methodsOf(specs []spec) []match.Strings {
+	var list []match.Strings
+	seen := make(map[[3]string]bool)
+	for i := range specs {
+		m := &specs[i].rule.Target.Method
+		if m.IsZero() || m.Exact != "" && strings.IndexByte(m.Exact, ' ') < 0 {
+			continue
+		}
+		if key := [3]string{m.Exact, m.Prefix, m.Regex}; key != ([3]string{}) {
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+		}
+		list = append(list, specs[i].target.method)
+	}
+	return list
+}
+
 // known is what is known of a call that is matched against rules.
-type known struct{ service, version, group, method, caller []byte }
+type known struct {
+	service, version, group, method, caller []byte
+
+	// Where methods are too many to be remembered: class stands for all that no rule tells apart, and label is how metrics name it. Nil
+	// is the method itself.
+	class, label []byte
+}
+
+// key is what stands for the method in a route.
+func (k *known) key() []byte {
+	if k.class != nil {
+		return k.class
+	}
+	return k.method
+}
 
 // rejects tells whether s may reject or delay a call that no other rule does.
 func (s *spec) rejects() bool { return !s.observe && !kinds[s.kind].fallback }
