@@ -45,7 +45,7 @@ func TestLift(t *testing.T) {
 			if name == "no-filter" {
 				options.URL = ""
 			}
-			c := Compile(nil, nil, options)
+			c := Compile(nil, Ports{}, options)
 			set, problems := Lift(&c, o, options)
 			var got bytes.Buffer
 			e := yaml.NewEncoder(&got)

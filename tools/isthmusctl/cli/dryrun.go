@@ -297,7 +297,7 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 	slices.SortFunc(rules, func(a, b governance.Rule) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	compiled := governance.Compile(rules, nil, governance.Options{})
+	compiled := governance.Compile(rules, governance.Ports{}, governance.Options{})
 	conf, err := json.Marshal(compiled.Plugin)
 	if err != nil {
 		return nil, err
