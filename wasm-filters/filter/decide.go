@@ -85,6 +85,7 @@ func (c *party) audit(v *policy.Verdict, now policy.Nanos) {
 		return
 	}
 	call := &vm.call
+	p := c.peerOf() // which needs the line for itself
 	l := append(vm.line[:0], "isthmus: access "...)
 	if v.Reject {
 		l = appendString(l, "denied")
@@ -107,9 +108,6 @@ func (c *party) audit(v *policy.Verdict, now policy.Nanos) {
 	} else {
 		l = appendText(l, call.Caller)
 	}
-	vm.line = l
-	p := c.peerOf()
-	l = vm.line
 	if p.AddressKnown {
 		l = appendString(l, " at ")
 		l = p.Address.Append(l)
