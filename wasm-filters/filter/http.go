@@ -86,7 +86,6 @@ type Stream struct {
 
 	answered bool // the response has begun: its outcome is
 	outcome  protocol.Outcome
-	blame    protocol.Outcome // the same for policies
 	// Tag is the host's own.
 	Tag uint32
 }
@@ -331,12 +330,12 @@ func (s *Stream) Response(m Message, end bool) {
 		if v := vm.header(m, headerGRPCStatus); v != nil {
 			s.ofGRPC(v, vm.header(m, headerTriException) != nil)
 		} else if string(status) == "200" {
-			s.outcome, s.blame = protocol.OutcomeClosed, protocol.OutcomeClosed // until the trailers say otherwise
+			s.outcome = protocol.OutcomeClosed // until the trailers say otherwise
 		} else {
-			s.outcome, s.blame = ofStatus(status)
+			s.outcome = ofStatus(status)
 		}
 	} else {
-		s.outcome, s.blame = ofStatus(status)
+		s.outcome = ofStatus(status)
 	}
 	if end {
 		s.finish(vm.now())
@@ -359,8 +358,8 @@ func (s *Stream) Trailers(m Message) {
 func (s *Stream) grpc() bool { return s.rt.vm.protocols[s.protocol].system == config.SystemTriple }
 
 func (s *Stream) ofGRPC(status []byte, threw bool) {
-	if s.outcome, s.blame = ofGRPC(status); threw {
-		s.outcome, s.blame = protocol.OutcomeException, protocol.OutcomeException
+	if s.outcome = ofGRPC(status); threw {
+		s.outcome = protocol.OutcomeException
 	}
 }
 
@@ -381,7 +380,7 @@ func (s *Stream) End(whole bool) {
 	}
 	if s.route != nil {
 		if !s.answered || !whole {
-			s.outcome, s.blame = protocol.OutcomeClosed, protocol.OutcomeClosed
+			s.outcome = protocol.OutcomeClosed
 		}
 		s.finish(vm.host.Now())
 	}
@@ -412,7 +411,7 @@ func (s *Stream) finish(now policy.Nanos) {
 	r.timing.inFlight--
 	m.touch(r.timing)
 	if s.chain != nil {
-		s.settle(s.chain, s.marks, r.dir, now, policy.Outcome{Result: s.blame, Duration: d})
+		s.settle(s.chain, s.marks, r.dir, now, policy.Outcome{Result: s.outcome, Duration: d})
 		s.chain = nil
 	}
 }

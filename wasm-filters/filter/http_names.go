@@ -159,53 +159,48 @@ func fits(template string, path []byte) bool {
 	return i == len(path)
 }
 
-// ofStatus returns how a request ended, by HTTP's status. blame is what rules are told: a request that its caller got wrong is no fault of
-// the provider's, and opens no circuit.
-func ofStatus(status []byte) (outcome, blame protocol.Outcome) {
+// ofStatus returns how a request ended, by HTTP's status. What is in the 400s is an answer of the application, as an exception is.
+func ofStatus(status []byte) protocol.Outcome {
 	code := millis(status)
 	switch {
 	case code < 100 || code > 999:
-		return protocol.OutcomeBadResponse, protocol.OutcomeBadResponse
+		return protocol.OutcomeBadResponse
 	case code < 400:
-		return protocol.OutcomeOK, protocol.OutcomeOK
-	case code == 404:
-		return protocol.OutcomeNotFound, protocol.OutcomeOK
+		return protocol.OutcomeOK
 	case code == 408 || code == 504:
-		return protocol.OutcomeTimeout, protocol.OutcomeTimeout
+		return protocol.OutcomeTimeout
 	case code == 429 || code == 503:
-		return protocol.OutcomeOverload, protocol.OutcomeOverload
+		return protocol.OutcomeOverload
 	case code < 500:
-		return protocol.OutcomeBadRequest, protocol.OutcomeOK
+		return protocol.OutcomeException
 	}
-	return protocol.OutcomeError, protocol.OutcomeError
+	return protocol.OutcomeError
 }
 
-// ofGRPC is ofStatus for gRPC's (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). Codes that only business code gives are its
-// answers, and so is UNKNOWN, which servers make of what it throws.
-func ofGRPC(status []byte) (outcome, blame protocol.Outcome) {
+// ofGRPC is ofStatus for gRPC's (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). Codes that only applications give are
+// answers, and so is UNKNOWN, which servers make of what the business code throws.
+func ofGRPC(status []byte) protocol.Outcome {
 	n := millis(status)
 	if n == 0 && string(status) != "0" {
-		n = 99 // no number
+		return protocol.OutcomeBadResponse // no number
 	}
 	switch n {
 	case 0:
-		return protocol.OutcomeOK, protocol.OutcomeOK
-	case 2, 5, 6, 9, 10, 11: // UNKNOWN, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE
-		return protocol.OutcomeException, protocol.OutcomeException
-	case 3, 7, 16: // INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED
-		return protocol.OutcomeBadRequest, protocol.OutcomeOK
+		return protocol.OutcomeOK
 	case 1: // CANCELLED
-		return protocol.OutcomeClosed, protocol.OutcomeOK
+		return protocol.OutcomeClosed
+	case 2, 3, 5, 6, 7, 9, 10, 11, 16: // UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNAUTHENTICATED
+		return protocol.OutcomeException
 	case 4: // DEADLINE_EXCEEDED
-		return protocol.OutcomeTimeout, protocol.OutcomeTimeout
+		return protocol.OutcomeTimeout
 	case 8: // RESOURCE_EXHAUSTED
-		return protocol.OutcomeOverload, protocol.OutcomeOverload
+		return protocol.OutcomeOverload
 	case 12: // UNIMPLEMENTED
-		return protocol.OutcomeNotFound, protocol.OutcomeNotFound
+		return protocol.OutcomeNotFound
 	case 13, 14, 15: // INTERNAL, UNAVAILABLE, DATA_LOSS
-		return protocol.OutcomeError, protocol.OutcomeError
+		return protocol.OutcomeError
 	}
-	return protocol.OutcomeBadResponse, protocol.OutcomeBadResponse
+	return protocol.OutcomeBadResponse
 }
 
 // grpcOf is the gRPC status of a rejection.
