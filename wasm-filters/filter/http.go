@@ -39,8 +39,8 @@ const (
 
 // Message is the headers, or trailers, of the callback at hand.
 type Message interface {
-	// Header appends the value of a header to dst and returns it; value is nil where there is none. known is false where there is one that
-	// is too long to be read.
+	// Header appends the value of a header to dst and returns it; value is nil where there is none. known is false where there is one of more
+	// than MaxHeader bytes.
 	Header(dst []byte, name string) (value []byte, known bool)
 }
 
@@ -84,6 +84,7 @@ type Stream struct {
 	due   policy.Nanos // of a delayed one
 	held  bool
 
+	failed   bool // no more is read of it
 	answered bool // the response has begun: its outcome is
 	outcome  protocol.Outcome
 	// Tag is the host's own.
@@ -128,7 +129,7 @@ func (vm *VM) keepHead(v []byte) []byte {
 	n := len(vm.heads)
 	if cap(vm.heads)-n < len(v) || len(v) > 0 && &v[0] != &vm.heads[:n+1][n] {
 		// It did not fit, and lies elsewhere. What was read before stays where it is.
-		room := make([]byte, 0, max(2*cap(vm.heads), len(v), minHeads))
+		room := make([]byte, 0, max(roomHeads, 2*len(v)))
 		vm.heads = append(room, v...)
 		return vm.heads[:len(v):len(v)]
 	}
@@ -137,15 +138,17 @@ func (vm *VM) keepHead(v []byte) []byte {
 }
 
 const (
-	minHeads = 4 << 10
-	maxHeads = 64 << 10 // is kept from one request to the next
+	// MaxHeader is the longest header, in bytes, that Message.Header is to give.
+	MaxHeader = 16 << 10
+	// roomHeads is kept for the headers of a callback. A request that needs more gets it for itself.
+	roomHeads = 4 * MaxHeader
 )
 
 // beginHeads forgets the headers of the callback before.
 func (vm *VM) beginHeads() {
 	vm.ticked, vm.cut = false, false
-	if cap(vm.heads) == 0 || cap(vm.heads) > maxHeads {
-		vm.heads = make([]byte, 0, minHeads)
+	if cap(vm.heads) != roomHeads {
+		vm.heads = make([]byte, 0, roomHeads)
 	}
 	vm.heads = vm.heads[:0]
 }
@@ -240,19 +243,24 @@ func (s *Stream) name(x Exchange, header string) {
 	}
 }
 
-// classify returns what stands for all requests that have this label and fit the same rules' methods: the paths themselves may be
-// without number.
+// classify returns what stands for all requests to this service that have this label and fit the same rules' methods: the paths
+// themselves may be without number.
 func (rs *ruleset) classify(vm *VM, k *known) []byte {
-	if len(rs.methods) == 0 {
-		return k.label
-	}
 	room := append(append(vm.heads[len(vm.heads):], k.label...), 0)
-	for i := range rs.methods {
-		if i%8 == 0 {
-			room = append(room, 0)
-		}
-		if rs.methods[i].Matches(k.method) {
-			room[len(room)-1] |= 1 << (i % 8)
+	n := 0
+	for _, list := range [...][]int{rs.exact[string(k.service)], rs.rest} {
+		for _, i := range list {
+			s := &rs.specs[i]
+			if !s.path {
+				continue
+			}
+			if n%8 == 0 {
+				room = append(room, 0)
+			}
+			if s.target.method.Matches(k.method) {
+				room[len(room)-1] |= 1 << (n % 8)
+			}
+			n++
 		}
 	}
 	return vm.keepHead(room)
@@ -319,7 +327,7 @@ func (vm *VM) respond(x Exchange, system int, v *policy.Verdict) {
 
 // Response takes note of the response's headers. end says that nothing follows.
 func (s *Stream) Response(m Message, end bool) {
-	if s.route == nil {
+	if s.route == nil || s.failed {
 		return
 	}
 	vm := s.rt.vm
@@ -344,7 +352,7 @@ func (s *Stream) Response(m Message, end bool) {
 
 // Trailers takes note of the response's trailers, which are its end.
 func (s *Stream) Trailers(m Message) {
-	if s.route == nil {
+	if s.route == nil || s.failed {
 		return
 	}
 	vm := s.rt.vm
@@ -395,7 +403,7 @@ func (s *Stream) End(whole bool) {
 func (s *Stream) Fail() {
 	if s.rt != nil {
 		s.rt.metrics.fault(len(s.rt.vm.protocols), s.dir, faultInternal)
-		s.route = nil
+		s.failed, s.answered = true, false
 	}
 }
 

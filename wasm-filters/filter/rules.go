@@ -37,6 +37,7 @@ type spec struct {
 	observe bool
 	asks    bool // for attachments
 	peer    bool // asks for the connection's peer
+	path    bool // its method may be that of an HTTP request: "GET /orders"
 	hot     int  // the number of the attachment whose values are limited
 }
 
@@ -53,12 +54,11 @@ type ruleset struct {
 	protocols []int         // indices into VM.protocols, in the order in which they are tried
 	specs     []spec        // of the rules that concern this application, ordered by kind
 	exact     map[string][]int
-	rest      []int           // rules that name no service exactly
-	keys      []key           // of the attachments that rules ask for
-	wanted    [][]string      // their names, by protocol
-	methods   []match.Strings // distinct ones of rules' targets, which tell HTTP requests apart
-	traffic   bool            // rules ask for the type of the traffic
-	app       []byte          // of the workload; nil where unknown
+	rest      []int      // rules that name no service exactly
+	keys      []key      // of the attachments that rules ask for
+	wanted    [][]string // their names, by protocol
+	traffic   bool       // rules ask for the type of the traffic
+	app       []byte     // of the workload; nil where unknown
 	// intercept tells for each direction whether some rule may reject.
 	intercept [directions]bool
 	lift      *liftTable // nil: calls are not lifted
@@ -112,6 +112,8 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			if s.rule.Disabled || !s.target.application.Matches([]byte(app)) {
 				continue
 			}
+			m := &s.rule.Target.Method
+			s.path = !m.IsZero() && (m.Exact == "" || strings.IndexByte(m.Exact, ' ') >= 0)
 			s.when = rs.conditions(s.rule.Match)
 			for i := range s.when {
 				rs.ask(&s, s.when[i].Subject)
@@ -141,7 +143,6 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	if rs.conf.Lift != nil {
 		rs.lift = newLiftTable(rs.conf.Lift)
 	}
-	rs.methods = methodsOf(rs.specs)
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {
 			rs.exact[service] = append(rs.exact[service], i)
@@ -150,26 +151,6 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 		}
 	}
 	return rs, faults
-}
-
-// methodsOf returns the distinct methods of targets that HTTP requests may fit: those have a blank between verb and path.
-func methodsOf(specs []spec) []match.Strings {
-	var list []match.Strings
-	seen := make(map[[3]string]bool)
-	for i := range specs {
-		m := &specs[i].rule.Target.Method
-		if m.IsZero() || m.Exact != "" && strings.IndexByte(m.Exact, ' ') < 0 {
-			continue
-		}
-		if key := [3]string{m.Exact, m.Prefix, m.Regex}; key != ([3]string{}) {
-			if seen[key] {
-				continue
-			}
-			seen[key] = true
-		}
-		list = append(list, specs[i].target.method)
-	}
-	return list
 }
 
 // known is what is known of a call that is matched against rules.

@@ -64,9 +64,6 @@ func (a Answer) String() string {
 	return s.String()
 }
 
-// maxHeader is the bound of the module's host (package host).
-const maxHeader = 64 << 10
-
 // fakeMessage implements filter.Exchange.
 type fakeMessage struct {
 	headers Headers
@@ -79,7 +76,7 @@ func (m *fakeMessage) Header(dst []byte, name string) ([]byte, bool) {
 	switch {
 	case !there:
 		return nil, true
-	case len(v) > maxHeader:
+	case len(v) > filter.MaxHeader:
 		return nil, false
 	}
 	if dst = append(dst, v...); dst == nil {
@@ -102,12 +99,17 @@ func cloneResponse(r *filter.Response) *filter.Response {
 	return &c
 }
 
+// Stream begins a request and returns it as it is.
+func (n *Native) Stream(dir policy.Direction) *filter.Stream {
+	n.peer = n.world.peer()
+	return n.plugins[n.current].NewStream(dir)
+}
+
 // Request implements Rig.
 func (n *Native) Request(dir policy.Direction, h Headers) (int, Answer, error) {
-	s := n.plugins[n.current].NewStream(dir)
+	s := n.Stream(dir)
 	s.Tag = uint32(len(n.streams))
 	n.streams = append(n.streams, s)
-	n.peer = n.world.peer()
 	m := &fakeMessage{headers: h}
 	m.answer.Held = s.Request(m)
 	return len(n.streams) - 1, m.answer, nil

@@ -12,9 +12,6 @@ import (
 // it is said to be new: until then both look the same.
 var streams = make(map[uint32]*filter.Stream)
 
-// maxHeader bounds the headers that are read, in bytes each. Envoy itself takes 60 KiB of all headers together, unless it is told otherwise.
-const maxHeader = 64 << 10
-
 //go:wasmexport proxy_on_request_headers
 func onRequestHeaders(id, _, _ uint32) uint32 {
 	p := plugins[parents[id]]
@@ -26,7 +23,7 @@ func onRequestHeaders(id, _, _ uint32) uint32 {
 	s.Tag = id
 	streams[id] = s
 	defer containStream(s)
-	if !s.Request(exchange{message{headersRequest}}) {
+	if !s.Request(request) {
 		return actionContinue
 	}
 	arm()
@@ -37,7 +34,7 @@ func onRequestHeaders(id, _, _ uint32) uint32 {
 func onResponseHeaders(id, _, end uint32) uint32 {
 	if s := streams[id]; s != nil {
 		defer containStream(s)
-		s.Response(message{headersResponse}, end != 0)
+		s.Response(response, end != 0)
 	}
 	return actionContinue
 }
@@ -46,7 +43,7 @@ func onResponseHeaders(id, _, end uint32) uint32 {
 func onResponseTrailers(id, _ uint32) uint32 {
 	if s := streams[id]; s != nil {
 		defer containStream(s)
-		s.Trailers(message{trailersResponse})
+		s.Trailers(trailers)
 	}
 	return actionContinue
 }
@@ -58,6 +55,7 @@ func endStream(id uint32) {
 		return
 	}
 	delete(streams, id)
+	defer containStream(s)
 	s.End(!s.Open() || whole(property("response", "code_details")))
 }
 
@@ -89,9 +87,11 @@ func containStream(s *filter.Stream) {
 // message implements filter.Message: one of the maps of headers of the callback at hand.
 type message struct{ kind uint32 }
 
+var request, response, trailers = &exchange{message{headersRequest}}, &message{headersResponse}, &message{trailersResponse}
+
 // Header implements filter.Message.
-func (m message) Header(dst []byte, name string) (value []byte, known bool) {
-	target, limit, refused = dst[len(dst):cap(dst)], maxHeader, false
+func (m *message) Header(dst []byte, name string) (value []byte, known bool) {
+	target, limit, refused = dst[len(dst):cap(dst)], filter.MaxHeader, false
 	b, ok := result(proxyGetHeaderMapValue(m.kind, unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
 	limit = 0
 	if !ok {
@@ -107,7 +107,7 @@ func (m message) Header(dst []byte, name string) (value []byte, known bool) {
 type exchange struct{ message }
 
 // AddHeader implements filter.Exchange.
-func (exchange) AddHeader(name string, v []byte) {
+func (*exchange) AddHeader(name string, v []byte) {
 	proxyAddHeaderMapValue(headersRequest, unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), unsafe.Pointer(unsafe.SliceData(v)), uint32(len(v)))
 }
 
@@ -115,7 +115,7 @@ func (exchange) AddHeader(name string, v []byte) {
 var pairs [128]byte
 
 // Respond implements filter.Exchange. What is no JSON Envoy calls text, or gRPC.
-func (exchange) Respond(r *filter.Response) {
+func (*exchange) Respond(r *filter.Response) {
 	var number [10]byte
 	after := strconv.AppendUint(number[:0], uint64(r.RetryAfter), 10)
 	// The ABI's form of a map: a count, the lengths of each name and value, then these, each ended by a zero.
