@@ -28,7 +28,8 @@ const (
 	headerTriVersion = "tri-service-version"
 	headerTriGroup   = "tri-service-group"
 	headerTriCaller  = "tri-consumer-appname"
-	// headerTriException is there where the business code threw: its error then is no failure of the call.
+	// headerTriException is there where the business code threw, among the headers with what it threw as the message and a grpc-status of 0,
+	// or among the trailers.
 	headerTriException = "tri-exception-code"
 
 	// SOFATracer's marks of a load test: an item of the baggage (com.alipay.common.tracer.core.registry.AbstractTextB3Formatter), and a
@@ -86,6 +87,7 @@ type Stream struct {
 
 	failed   bool // no more is read of it
 	answered bool // the response has begun: its outcome is
+	threw    bool // the response said so
 	outcome  protocol.Outcome
 	// Tag is the host's own.
 	Tag uint32
@@ -335,8 +337,9 @@ func (s *Stream) Response(m Message, end bool) {
 	status := vm.header(m, headerStatus)
 	s.answered = true
 	if s.grpc() {
+		s.threw = vm.header(m, headerTriException) != nil
 		if v := vm.header(m, headerGRPCStatus); v != nil {
-			s.ofGRPC(v, vm.header(m, headerTriException) != nil)
+			s.ofGRPC(v)
 		} else if string(status) == "200" {
 			s.outcome = protocol.OutcomeClosed // until the trailers say otherwise
 		} else {
@@ -358,15 +361,16 @@ func (s *Stream) Trailers(m Message) {
 	vm := s.rt.vm
 	vm.beginHeads()
 	if s.grpc() && s.outcome == protocol.OutcomeClosed {
-		s.ofGRPC(vm.header(m, headerGRPCStatus), vm.header(m, headerTriException) != nil)
+		s.threw = s.threw || vm.header(m, headerTriException) != nil
+		s.ofGRPC(vm.header(m, headerGRPCStatus))
 	}
 	s.finish(vm.now())
 }
 
 func (s *Stream) grpc() bool { return s.rt.vm.protocols[s.protocol].system == config.SystemTriple }
 
-func (s *Stream) ofGRPC(status []byte, threw bool) {
-	if s.outcome = ofGRPC(status); threw {
+func (s *Stream) ofGRPC(status []byte) {
+	if s.outcome = ofGRPC(status); s.threw {
 		s.outcome = protocol.OutcomeException
 	}
 }
