@@ -214,6 +214,26 @@ func TestLongHeaders(t *testing.T) {
 	})
 }
 
+// TestHTTPTimer: the timer is set to when a delayed request is due, and at once where a rate limit service is to be asked.
+func TestHTTPTimer(t *testing.T) {
+	for name, c := range map[string]struct {
+		conf string
+		want uint32
+	}{
+		"a delay":                     {`{"faultInjection":[{"name":"d","delayMillis":250}]}`, 250},
+		"a limit of several sidecars": {`{"throttle":[{"name":"g","threshold":9,"global":{"cluster":"limits","syncMillis":50}}]}`, 1},
+		"neither":                     {`{"throttle":[{"name":"t","threshold":9}]}`, 1000},
+	} {
+		rig := workers(t, 1, c.conf)[0].(*filtertest.Wasm)
+		if _, _, err := rig.Request(policy.DirectionClient, filtertest.Headers{{":authority", "a"}, {":path", "/"}, {":method", "GET"}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := rig.Timer(); got != c.want {
+			t.Errorf("%s: the timer is set to %d ms, want %d", name, got, c.want)
+		}
+	}
+}
+
 // TestStreamFails: after a defect of the filter's own the request goes on unread.
 func TestStreamFails(t *testing.T) {
 	n := filtertest.NewNative(new(filtertest.World), protocols)

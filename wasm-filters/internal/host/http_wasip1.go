@@ -23,11 +23,14 @@ func onRequestHeaders(id, _, _ uint32) uint32 {
 	s.Tag = id
 	streams[id] = s
 	defer containStream(s)
-	if !s.Request(request) {
-		return actionContinue
+	held := s.Request(request)
+	if vm.Asks() || held {
+		arm()
 	}
-	arm()
-	return actionPause
+	if held {
+		return actionPause
+	}
+	return actionContinue
 }
 
 //go:wasmexport proxy_on_response_headers
