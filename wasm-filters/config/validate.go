@@ -38,6 +38,7 @@ const (
 	maxCallTimeout  = 3_600_000
 	maxLabelValues  = 100_000
 	maxPaths        = 256
+	maxHeaderName   = 64
 )
 
 // The defaults of Limits and Metrics.
@@ -121,7 +122,7 @@ func (v *validator) http(h *HTTP) {
 	if h.Suffix != "" && !hostName(h.Suffix) {
 		v.fault("http.suffix", "must be a DNS name in lower case")
 	}
-	if !within(h.CallerHeader, maxGeneration, "-_") {
+	if !within(h.CallerHeader, maxHeaderName, "-_") {
 		v.fault("http.callerHeader", "must be at most 64 of A-Z a-z 0-9 - _")
 	}
 	if len(h.Paths) > maxPaths {
@@ -149,7 +150,7 @@ func isTemplate(path string) bool {
 		if len(s) > 2 && s[0] == '{' && s[len(s)-1] == '}' {
 			inner = s[1 : len(s)-1]
 		}
-		if strings.IndexAny(inner, "{}?# ") >= 0 {
+		if strings.ContainsAny(inner, "{}?# ") {
 			return false
 		}
 	}

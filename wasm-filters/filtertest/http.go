@@ -142,14 +142,13 @@ func (n *Native) Proceeded() []int {
 
 // wasmStream is an HTTP request.
 type wasmStream struct {
-	id       uint32
-	dir      policy.Direction
-	peer     peer
-	kind     uint32 // of headers
-	headers  Headers
-	answer   Answer
-	details  string
-	answered bool
+	id      uint32
+	dir     policy.Direction
+	peer    peer
+	kind    uint32 // of headers
+	headers Headers
+	answer  Answer
+	details string
 }
 
 // stream returns the request whose context is the effective one.
