@@ -57,6 +57,9 @@ func serve(t testing.TB) int {
 			if fails {
 				status = "13"
 			}
+			if strings.HasSuffix(r.URL.Path, "odd-status") {
+				status = "many"
+			}
 			w.Header().Set("grpc-status", status)
 			return
 		}
