@@ -198,12 +198,13 @@ func (s *Stream) Request(x Exchange) (held bool) {
 }
 
 // read reads the names of a request into vm.known, and tells whether it is to be followed: calls that the filter has lifted are not, they
-// were decided on before.
+// were decided on before. They are lifted at the caller and lowered at the provider ahead of any HTTP, so that there nobody gets around a rule by
+// calling his request one.
 func (s *Stream) read(x Exchange) bool {
 	rt, vm := s.rt, s.rt.vm
 	rs, k := rt.rules, &vm.known
 	kind := vm.header(x, headerContentType)
-	if len(kind) >= len(contentType) && string(kind[:len(contentType)]) == contentType {
+	if s.dir == policy.DirectionClient && len(kind) >= len(contentType) && string(kind[:len(contentType)]) == contentType {
 		return false
 	}
 	*k = known{}
