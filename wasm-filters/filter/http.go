@@ -210,10 +210,10 @@ func (s *Stream) read(x Exchange) bool {
 	*k = known{}
 	vm.frame.Kind = protocol.KindRequest
 	s.protocol = len(vm.protocols) - len(httpSystems)
-	path := vm.header(x, headerPath)
-	if isGRPC(kind) {
+	path, verb := normalPath(vm.header(x, headerPath)), vm.header(x, headerVerb)
+	if service, method := splitTriple(path); isGRPC(kind) && string(verb) == "POST" && len(service) > 0 && len(method) > 0 {
 		s.protocol++
-		k.service, k.method = splitTriple(normalPath(path))
+		k.service, k.method = service, method
 		k.version, k.group, k.caller = vm.header(x, headerTriVersion), vm.header(x, headerTriGroup), vm.header(x, headerTriCaller)
 		s.name(x, headerTriCaller)
 		return true
@@ -224,8 +224,6 @@ func (s *Stream) read(x Exchange) bool {
 	}
 	k.caller = vm.header(x, rs.conf.HTTP.CallerHeader)
 	s.name(x, rs.conf.HTTP.CallerHeader)
-	verb := vm.header(x, headerVerb)
-	path = normalPath(path)
 	room := append(append(append(vm.heads[len(vm.heads):], verb...), ' '), path...)
 	k.method = vm.keepHead(room)
 	k.label = verb

@@ -21,7 +21,7 @@ var httpConfs = []string{
 func FuzzHTTP(f *testing.F) {
 	for conf := range httpConfs {
 		f.Add(uint8(conf), ":authority=orders\n:path=/orders/1\n:method=GET", ":status=200\nend", "")
-		f.Add(uint8(conf), "content-type=application/grpc\n:path=/demo.A/m\nk=v", ":status=200", "grpc-status=0")
+		f.Add(uint8(conf), "content-type=application/grpc\n:method=POST\n:path=/demo.A/m\nk=v", ":status=200", "grpc-status=0")
 		f.Add(uint8(conf), ":path=/%zz", "", "grpc-status=many")
 	}
 	f.Fuzz(func(t *testing.T, conf uint8, request, response, trailers string) {
