@@ -5,10 +5,12 @@ package rules
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +26,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// The frameworks wait for each other's sidecars, not for the processor: none of them should have to wait for a turn.
+	if err := flag.Set("test.parallel", strconv.Itoa(len(frameworks))); err != nil {
+		panic(err)
+	}
 	os.Exit(rig.Main(m, append(rig.FilterPeers, peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC)...))
 }
 
