@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
-// filterMark is in the name of the network filter that istiod makes of our TrafficExtension.
-const filterMark = "trafficextension/" + RootNamespace + ".isthmus"
+// filterMark is in the name of the network filter that istiod makes of our TrafficExtension, httpFilterMark in that of the HTTP filter.
+const (
+	filterMark     = "trafficextension/" + RootNamespace + ".isthmus"
+	httpFilterMark = filterMark + "-http"
+)
 
 // listener is what of Envoy's listeners is looked at.
 type listener struct {
@@ -20,14 +23,19 @@ type listener struct {
 					DestinationPort int `json:"destination_port"`
 				} `json:"filter_chain_match"`
 				Filters []struct {
-					Name string `json:"name"`
+					Name  string `json:"name"`
+					Typed struct {
+						HTTP []struct {
+							Name string `json:"name"`
+						} `json:"http_filters"`
+					} `json:"typed_config"`
 				} `json:"filters"`
 			} `json:"filter_chains"`
 		} `json:"listener"`
 	} `json:"active_state"`
 }
 
-// Filtered says why the filter is not, or not yet, on the connections to a port: outgoing ones to any address and, if
+// Filtered says why the filter is not, or not yet, on the connections to a port, as the network filter or among the filters of HTTP: outgoing ones to any address and, if
 // inbound, incoming ones. It returns nil once new connections pass the filter. An Envoy that is loading it keeps the listeners
 // that it had, so connections that are made meanwhile pass unread for as long as they last.
 func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
@@ -49,6 +57,11 @@ func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
 		}
 		for _, c := range l.ActiveState.Listener.FilterChains {
 			has := len(c.Filters) > 0 && strings.Contains(c.Filters[0].Name, filterMark)
+			for _, f := range c.Filters {
+				for _, h := range f.Typed.HTTP {
+					has = has || strings.Contains(h.Name, httpFilterMark)
+				}
+			}
 			out = out || has && l.Name == outName
 			in = in || has && l.Name == "virtualInbound" && c.FilterChainMatch.DestinationPort == port
 		}

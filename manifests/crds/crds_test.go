@@ -336,6 +336,7 @@ func TestDefinitionsAgreeWithTheDecoder(t *testing.T) {
 		match("subject: mood, operator: exists"): bad, match("operator: exists"): bad, match("subject: label, key: k"): bad, match("subject: label, operator: exists"): bad,
 		match(`subject: label, key: "", operator: exists`): bad, match("subject: label, key: k, operator: exists"): good, match("subject: callerIP, key: k, operator: exists"): bad,
 		match("subject: trafficType, operator: equals, values: [loadTest]"): good, match("subject: trafficType, operator: equals, values: [odd]"): bad,
+		match("subject: protocol, operator: in, values: [http, triple]"): good, match("subject: protocol, operator: equals, values: [https]"): bad,
 		match("subject: trafficType, operator: regex, values: [o.*]"): good, match("subject: trafficType, operator: prefix, values: [load]"): bad,
 		match("subject: label, key: k, operator: equals, values: [1]"): bad, throttle(", match: [" + strings.Repeat("{subject: callerIP, operator: exists},", 17) + "]"): bad,
 

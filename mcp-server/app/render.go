@@ -42,7 +42,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	endpoints(lifted)
 	done()
 	done = measure("govern")
-	g := governance.Compile(rules.Items, t.TCPPorts, governanceOptions(spec))
+	g := governance.Compile(rules.Items, governance.Ports{TCP: t.TCPPorts, HTTP: t.HTTPPorts}, governanceOptions(spec))
 	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
 	done()
 	done = measure("assemble")
@@ -89,6 +89,9 @@ func translateOptions(m *config.Mesh) translate.Options {
 func governanceOptions(spec *config.Spec) governance.Options {
 	f := &spec.Filter
 	defaults, _ := f.PluginDefaults() // valid, or the configuration would not be
+	if defaults.HTTP.Suffix == "" && spec.Mesh.HostSuffix != translate.DefaultSuffix {
+		defaults.HTTP.Suffix = spec.Mesh.HostSuffix
+	}
 	o := governance.Options{
 		Namespace: spec.Mesh.RootNamespace, URL: f.URL, SHA256: f.SHA256, ImagePullSecret: f.ImagePullSecret,
 		FailClosed: f.FailStrategy == "close", Plugin: defaults,

@@ -17,8 +17,11 @@ import (
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
-// ExtensionName is the name of the resources that put the filter into the sidecars.
-const ExtensionName = "isthmus"
+// The names of the resources that put the filter into the sidecars: before what carries bytes, and among the filters of HTTP.
+const (
+	ExtensionName     = "isthmus"
+	HTTPExtensionName = "isthmus-http"
+)
 
 // labelManagedBy says whose the resources are.
 const labelManagedBy = "app.kubernetes.io/managed-by"
@@ -39,17 +42,23 @@ type Options struct {
 
 // Compiled is what becomes of the rules.
 type Compiled struct {
-	// Set holds one TrafficExtension and one WasmPlugin, which say the same to newer and to older versions of Istio; nothing
-	// where there is no filter or no port.
+	// Set holds one TrafficExtension and one WasmPlugin, which say the same to newer and to older versions of Istio, for the ports of TCP, and one of each
+	// for those of HTTP; nothing where there is no filter or no port.
 	Set resource.Set
 	// Plugin is the filter's configuration. Its Generation is a hash of all else in it.
 	Plugin   plugin.Plugin
 	Problems []model.Problem
 }
 
-// Compile puts the filter on ports in every sidecar, with the rules. The ports must be sorted; services that come and go on them
-// change nothing.
-func Compile(rules []Rule, ports []uint16, o Options) Compiled {
+// Ports are those that the filter stands on. Each list must be sorted; services that come and go on them change nothing. A port may be in both.
+type Ports struct {
+	TCP  []uint16 // as a network filter
+	HTTP []uint16 // as an HTTP filter
+}
+
+// Compile puts the filter on ports in every sidecar, with the rules. Both filters get one configuration, whose generation says of both together what
+// a sidecar runs.
+func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	var out Compiled
 	out.Plugin = o.Plugin
 	p := &out.Plugin
@@ -71,21 +80,40 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 			break
 		}
 		r.Spec.addTo(p, r.Namespace+"/"+r.Name)
+		if why := unanswerable(r); why != "" {
+			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: place(r.File, r.Line), Code: "NoReply", Message: fmt.Sprintf("%s: %s", r.ID, why)})
+		}
 	}
 	config := mustRender(&out.Plugin)
-	if o.URL == "" || len(ports) == 0 {
+	if o.URL == "" || len(ports.TCP)+len(ports.HTTP) == 0 {
 		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
 				Message: fmt.Sprintf("there are %d rules, but no filter is configured that would enforce them", enabled)})
 		}
 		return out
 	}
-	set, err := resource.NewSet(named(ExtensionName, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o))
+	var resources []resource.Resource
+	if len(ports.TCP) > 0 {
+		resources = named(ExtensionName, extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT_AND_SERVER, config, ports.TCP, o)
+	}
+	if len(ports.HTTP) > 0 {
+		resources = append(resources, named(HTTPExtensionName, extensions.PluginType_HTTP, types.WorkloadMode_CLIENT_AND_SERVER, config, ports.HTTP, o)...)
+	}
+	set, err := resource.NewSet(resources)
 	if err != nil { // two with one name: there are not
 		panic("governance: " + err.Error())
 	}
 	out.Set = set
 	return out
+}
+
+// unanswerable tells why a rule's reply reaches nobody: Envoy answers gRPC, and so Triple, with a status only.
+func unanswerable(r *Rule) string {
+	s, ok := r.Spec.(*DegradeSpec)
+	if !ok || s.Reply == nil || !s.head().only(plugin.SystemTriple) {
+		return ""
+	}
+	return "a call of Triple cannot be given a reply; it is rejected as unavailable instead"
 }
 
 // The bounds of a configuration, besides that of its rules; they are the filter's.
@@ -160,8 +188,8 @@ func (o *Options) namespace() string {
 	return o.Namespace
 }
 
-// named puts the filter on ports under a name, with a configuration.
-func named(name string, mode types.WorkloadMode, config *structpb.Struct, ports []uint16, o Options) []resource.Resource {
+// named puts the filter on ports under a name, as a filter of that kind, with a configuration.
+func named(name string, kind extensions.PluginType, mode types.WorkloadMode, config *structpb.Struct, ports []uint16, o Options) []resource.Resource {
 	fail := extensions.FailStrategy_FAIL_OPEN
 	if o.FailClosed {
 		fail = extensions.FailStrategy_FAIL_CLOSE
@@ -178,7 +206,7 @@ func named(name string, mode types.WorkloadMode, config *structpb.Struct, ports 
 			Body: &extensions.TrafficExtension{
 				Match: []*extensions.TrafficSelector{{Mode: mode, Ports: selectors}},
 				FilterConfig: &extensions.TrafficExtension_Wasm{Wasm: &extensions.WasmConfig{
-					Type: extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
+					Type: kind, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
 					PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
 				}},
 			},
@@ -187,7 +215,7 @@ func named(name string, mode types.WorkloadMode, config *structpb.Struct, ports 
 			Type: resource.TypeWasmPlugin, Namespace: namespace, Name: name, Labels: labels,
 			Body: &extensions.WasmPlugin{
 				Match: []*extensions.WasmPlugin_TrafficSelector{{Mode: mode, Ports: slices.Clone(selectors)}},
-				Type:  extensions.PluginType_NETWORK, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
+				Type:  kind, Url: o.URL, Sha256: o.SHA256, ImagePullSecret: o.ImagePullSecret,
 				PluginConfig: config, FailStrategy: fail, VmConfig: oneVM(),
 			},
 		},

@@ -13,7 +13,8 @@ type DegradeSpec struct {
 	Head `yaml:",inline"`
 	// Which of the calls are answered: always, or rejected: those that a circuit breaker or a throttle rejects. Default always.
 	When plugin.DegradeWhen `yaml:"when" json:"when,omitempty" schema:"enum=always|rejected"`
-	// What they return. Without it, and in a serialization that is not known, they are rejected as unavailable.
+	// What they return; callers of HTTP get its JSON. Without it, in a serialization that is not known, and in Triple, which Envoy answers with a
+	// status only, they are rejected as unavailable.
 	Reply *Reply `yaml:"reply" json:"reply,omitempty"`
 }
 
@@ -39,7 +40,7 @@ func (s *DegradeSpec) Validate() adapters.Faults {
 	for i := range faults {
 		if strings.HasPrefix(faults[i].Path, "reply.json[") && strings.HasSuffix(faults[i].Path, "].value") { // of the filter's list of replies
 			faults[i].Path = "reply.json"
-			return faults[:i+1] // the other serializations are as long
+			return faults[:i+1] // the others are as long
 		}
 	}
 	return faults
@@ -54,6 +55,8 @@ func (s *DegradeSpec) addTo(p *plugin.Plugin, name string) {
 				b := form.encoder().value(nil, &v)
 				d.Replies = append(d.Replies, plugin.Reply{Protocol: form.protocol, Serialization: form.serialization, Value: base64.StdEncoding.EncodeToString(b)})
 			}
+			text, _ := s.Reply.JSON.MarshalJSON() // what was read from JSON can be written so
+			d.Replies = append(d.Replies, plugin.Reply{Protocol: plugin.SystemHTTP, Value: base64.StdEncoding.EncodeToString(text)})
 		}
 	}
 	p.Degrade = append(p.Degrade, d)

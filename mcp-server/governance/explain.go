@@ -124,6 +124,9 @@ func does(r *Rule) string {
 			part = fmt.Sprintf("%g %%", float64(x.Ratio)/(million/100))
 		}
 		s = fmt.Sprintf("makes %s of the calls fail as %s", part, cmp.Or(x.Abort.Code, plugin.CodeAborted))
+		if x.Abort.HTTPStatus != 0 {
+			s += fmt.Sprintf(", those of HTTP with status %d", x.Abort.HTTPStatus)
+		}
 		if x.Delay != nil {
 			s = fmt.Sprintf("holds %s of the calls back for %s", part, x.Delay.FixedDelay)
 		}
@@ -367,7 +370,18 @@ func disjoint(a, b *Head) bool {
 			return true
 		}
 	}
-	return false
+	x, y := a.protocols(), b.protocols()
+	return x != nil && y != nil && !slices.ContainsFunc(x, func(p Text) bool { return slices.Contains(y, p) })
+}
+
+// protocols returns the only ones whose calls a rule is for, nil where there is no such condition.
+func (h *Head) protocols() []Text {
+	for i := range h.Match {
+		if c := &h.Match[i]; c.Subject == plugin.SubjectProtocol && (c.Operator == plugin.OperatorEquals || c.Operator == plugin.OperatorIn) {
+			return c.Values
+		}
+	}
+	return nil
 }
 
 // list returns the only values that m matches, nil where there are others.

@@ -25,6 +25,8 @@ type Abort struct {
 	Code plugin.Code `yaml:"code" json:"code,omitempty" schema:"enum=throttled|unavailable|denied|aborted|timeout"`
 	// What the caller's exception shows behind the reason and the rule. At most 512 bytes.
 	Message Text `yaml:"message" json:"message,omitempty" schema:"max=512"`
+	// The status that callers of HTTP get, in the place of the code's own, 429, 503, 403, 500 or 504. Triple has the code's own.
+	HTTPStatus Count `yaml:"httpStatus" json:"httpStatus,omitempty" schema:"number=200|599"`
 }
 
 // Delay is how long a call is held back.
@@ -50,7 +52,7 @@ func (s *FaultSpec) Validate() adapters.Faults {
 
 // addTo implements Spec.
 func (s *FaultSpec) addTo(p *plugin.Plugin, name string) {
-	f := plugin.FaultInjection{Rule: s.rule(name), Abort: plugin.Abort{Code: s.Abort.Code, Message: string(s.Abort.Message)}, PerMillion: uint32(s.Ratio)}
+	f := plugin.FaultInjection{Rule: s.rule(name), Abort: plugin.Abort{Code: s.Abort.Code, Message: string(s.Abort.Message), HTTPStatus: uint32(s.Abort.HTTPStatus)}, PerMillion: uint32(s.Ratio)}
 	if s.Delay != nil {
 		f.DelayMillis = s.Delay.FixedDelay.millis()
 	}

@@ -47,7 +47,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			rules := Rules{}.Update([]File{{Name: "in.yaml", Text: text}})
-			c := Compile(rules.Items, []uint16{12200, 20880}, options)
+			c := Compile(rules.Items, Ports{TCP: []uint16{12200, 20880}, HTTP: []uint16{8080}}, options)
 			var got bytes.Buffer
 			e := yaml.NewEncoder(&got)
 			e.SetIndent(2)
@@ -226,12 +226,12 @@ spec: {threshold: 1, interval: 1500us, target: {service: ` + strings.Repeat("s",
 // Services that come and go on known ports change nothing; whatever changes what the filter does changes its generation.
 func TestStability(t *testing.T) {
 	rules := Rules{}.Update([]File{{Name: "a", Text: []byte(rule("x", 1))}})
-	one := Compile(rules.Items, []uint16{20880}, options)
-	again := Compile(Rules{}.Update([]File{{Name: "elsewhere", Text: []byte("# moved\n" + rule("x", 1))}}).Items, []uint16{20880}, options)
+	one := Compile(rules.Items, Ports{TCP: []uint16{20880}}, options)
+	again := Compile(Rules{}.Update([]File{{Name: "elsewhere", Text: []byte("# moved\n" + rule("x", 1))}}).Items, Ports{TCP: []uint16{20880}}, options)
 	if !one.Set.Equal(again.Set) || one.Plugin.Generation != again.Plugin.Generation {
 		t.Error("the same rules give another extension")
 	}
-	ports := Compile(rules.Items, []uint16{12200, 20880}, options)
+	ports := Compile(rules.Items, Ports{TCP: []uint16{12200, 20880}}, options)
 	if one.Set.Equal(ports.Set) || one.Plugin.Generation != ports.Plugin.Generation {
 		t.Error("another port must change the extension but not the filter's configuration")
 	}
@@ -239,10 +239,10 @@ func TestStability(t *testing.T) {
 	more := options
 	more.Plugin.Metrics.MaxServices = 7
 	for what, g := range map[string]string{
-		"a threshold": Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(rule("x", 2))}}).Items, []uint16{20880}, options).Plugin.Generation,
-		"a name":      Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(rule("y", 1))}}).Items, []uint16{20880}, options).Plugin.Generation,
-		"a default":   Compile(rules.Items, []uint16{20880}, more).Plugin.Generation,
-		"no rule":     Compile(nil, []uint16{20880}, options).Plugin.Generation,
+		"a threshold": Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(rule("x", 2))}}).Items, Ports{TCP: []uint16{20880}}, options).Plugin.Generation,
+		"a name":      Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(rule("y", 1))}}).Items, Ports{TCP: []uint16{20880}}, options).Plugin.Generation,
+		"a default":   Compile(rules.Items, Ports{TCP: []uint16{20880}}, more).Plugin.Generation,
+		"no rule":     Compile(nil, Ports{TCP: []uint16{20880}}, options).Plugin.Generation,
 	} {
 		if other, ok := seen[g]; ok {
 			t.Errorf("changing %s and changing %s give generation %s", what, other, g)
@@ -254,16 +254,16 @@ func TestStability(t *testing.T) {
 // Without a port selector the filter would be put everywhere; without a filter rules are not enforced, and that is said.
 func TestNoPortsNoFilter(t *testing.T) {
 	rules := Rules{}.Update([]File{{Name: "a", Text: []byte(rule("x", 1))}})
-	if c := Compile(rules.Items, nil, options); c.Set.Len() != 0 || len(c.Problems) != 0 {
+	if c := Compile(rules.Items, Ports{}, options); c.Set.Len() != 0 || len(c.Problems) != 0 {
 		t.Errorf("no ports: %d resources, %v", c.Set.Len(), c.Problems)
 	}
 	none := options
 	none.URL = ""
-	if c := Compile(rules.Items, []uint16{20880}, none); c.Set.Len() != 0 || len(c.Problems) != 1 || c.Problems[0].Code != "NotEnforced" {
+	if c := Compile(rules.Items, Ports{TCP: []uint16{20880}}, none); c.Set.Len() != 0 || len(c.Problems) != 1 || c.Problems[0].Code != "NotEnforced" {
 		t.Errorf("no filter: %d resources, %v", c.Set.Len(), c.Problems)
 	}
 	off := strings.Replace(rule("x", 1), "spec: {", "spec: {enabled: false, ", 1)
-	if c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(off)}}).Items, []uint16{20880}, none); len(c.Problems) != 0 {
+	if c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(off)}}).Items, Ports{TCP: []uint16{20880}}, none); len(c.Problems) != 0 {
 		t.Errorf("no filter and no enabled rule: %v", c.Problems)
 	}
 }
@@ -273,7 +273,7 @@ func TestTooManyRules(t *testing.T) {
 	for i := range plugin.MaxRules + 2 {
 		text.WriteString(rule(fmt.Sprintf("r%05d", i), 1) + "---\n")
 	}
-	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, []uint16{20880}, options)
+	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, Ports{TCP: []uint16{20880}}, options)
 	if len(c.Plugin.Throttle) != plugin.MaxRules || len(c.Problems) != 1 || c.Problems[0].Code != "TooManyRules" {
 		t.Errorf("%d rules, %v", len(c.Plugin.Throttle), c.Problems)
 	}
@@ -289,7 +289,7 @@ func TestTooManyKeys(t *testing.T) {
 		text.WriteString(ask(fmt.Sprintf("r%03d", i), fmt.Sprint("k", i)))
 	}
 	text.WriteString(ask("s", "k0") + strings.Replace(rule("t", 1), "spec: {", "spec: {hotValues: {subject: label, key: x}, ", 1) + "---\n" + rule("u", 1))
-	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, []uint16{20880}, options)
+	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, Ports{TCP: []uint16{20880}}, options)
 	if n := len(c.Plugin.Throttle); n != maxKeys+2 || len(c.Problems) != 3 || c.Problems[0].Code != "TooManyRules" || !strings.Contains(c.Problems[2].Message, "default/t is not in force: the rules before it ask for the 64 attachments and labels") {
 		t.Errorf("%d rules, %v", n, lines(c.Problems))
 	}
@@ -309,8 +309,8 @@ func TestTooManyBytes(t *testing.T) {
 	for i := range 70 {
 		fmt.Fprintf(&text, "apiVersion: governance.isthmus.io/v1alpha1\nkind: DegradeRule\nmetadata: {name: r%02d}\nspec: {reply: {json: %q}}\n---\n", i, strings.Repeat("x", 65000))
 	}
-	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, []uint16{20880}, options)
-	if n := len(c.Plugin.Degrade); n < 50 || n == 70 || len(c.Problems) != 70-n || !strings.Contains(c.Problems[0].Message, "15 MiB") {
+	c := Compile(Rules{}.Update([]File{{Name: "a", Text: []byte(text.String())}}).Items, Ports{TCP: []uint16{20880}}, options)
+	if n := len(c.Plugin.Degrade); n < 40 || n == 70 || len(c.Problems) != 70-n || !strings.Contains(c.Problems[0].Message, "15 MiB") {
 		t.Errorf("%d rules, %v", n, lines(c.Problems))
 	}
 	for entry := range c.Set.All() {
@@ -386,7 +386,7 @@ func FuzzUpdate(f *testing.F) {
 			}
 			seen[i.ID] = true
 		}
-		Compile(r.Items, []uint16{1}, options)
+		Compile(r.Items, Ports{TCP: []uint16{1}}, options)
 		for i := range r.Items {
 			Explain(&r.Items[i], r.Items)
 		}
@@ -406,7 +406,7 @@ func TestKinds(t *testing.T) {
 				t.Fatal(err)
 			}
 			rules := Rules{}.Update([]File{{Name: "in.yaml", Text: text}})
-			c := Compile(rules.Items, []uint16{20880}, Options{URL: "file:///isthmus.wasm"})
+			c := Compile(rules.Items, Ports{TCP: []uint16{20880}}, Options{URL: "file:///isthmus.wasm"})
 			for entry := range c.Set.All() {
 				checkDecodes(t, entry)
 			}

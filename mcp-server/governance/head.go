@@ -30,13 +30,13 @@ type Head struct {
 type Target struct {
 	// Application of the workload whose sidecar decides.
 	Application Match `yaml:"application" json:"application,omitzero"`
-	// Interface name.
+	// Interface name; of HTTP the host, without port, and of a Spring Cloud application its name.
 	Service Match `yaml:"service" json:"service,omitzero"`
 	// Version of the service.
 	Version Match `yaml:"version" json:"version,omitzero"`
 	// Dubbo's group, SOFA's uniqueId.
 	Group Match `yaml:"group" json:"group,omitzero"`
-	// Method name. Generic calls of Dubbo have the method $invoke.
+	// Method name; of HTTP "GET /orders/1", without the query. Generic calls of Dubbo have the method $invoke.
 	Method Match `yaml:"method" json:"method,omitzero"`
 	// Application of the caller, as the call says.
 	Caller Match `yaml:"caller" json:"caller,omitzero"`
@@ -45,8 +45,9 @@ type Target struct {
 // Condition is one comparison with what is known of a call. Where a value cannot be known no condition on it holds, whatever its operator.
 type Condition struct {
 	// What is compared: callerApplication, providerApplication (known at the provider only), callerIP, callerIdentity (the URI SAN of the caller's
-	// certificate), attachment (of Dubbo; a header of Bolt), label (that the call carries along) or trafficType (normal or loadTest).
-	Subject plugin.Subject `yaml:"subject" json:"subject" schema:"required,enum=callerApplication|providerApplication|callerIP|callerIdentity|attachment|label|trafficType"`
+	// certificate), attachment (of Dubbo; a header of Bolt), label (that the call carries along), trafficType (normal or loadTest)
+	// or protocol (dubbo, bolt, http or triple). Of HTTP and Triple an attachment and a label are a header.
+	Subject plugin.Subject `yaml:"subject" json:"subject" schema:"required,enum=callerApplication|providerApplication|callerIP|callerIdentity|attachment|label|trafficType|protocol"`
 	// Which attachment or label; other subjects have none.
 	Key Text `yaml:"key" json:"key,omitempty" schema:"max=512"`
 	// How: equals, notEquals, in, notIn, prefix, regex (of the whole value) or exists. An absent value is equal to none and in no list.
@@ -59,6 +60,12 @@ type Condition struct {
 func (h *Head) head() *Head { return h }
 
 func (h *Head) enabled() bool { return h.Enabled == nil || bool(*h.Enabled) }
+
+// only tells whether the rule is for calls of one protocol and no other.
+func (h *Head) only(protocol string) bool {
+	list := h.protocols()
+	return len(list) == 1 && string(list[0]) == protocol
+}
 
 // rule returns what rules of all kinds have for the filter.
 func (h *Head) rule(name string) plugin.Rule {

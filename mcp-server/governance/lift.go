@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/types/known/structpb"
+	extensions "istio.io/api/extensions/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	types "istio.io/api/type/v1beta1"
 
@@ -105,8 +106,8 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	}
 	lifting, lowering := c.Plugin, c.Plugin
 	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
-	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
-	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
+	resources := named(LiftName, extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
+	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
 	resources = append(resources, resource.Resource{
 		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
 		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},

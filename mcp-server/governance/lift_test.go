@@ -51,9 +51,9 @@ func TestLift(t *testing.T) {
 			if name == "no-filter" {
 				options.URL = ""
 			}
-			c := Compile(nil, nil, options)
+			c := Compile(nil, Ports{}, options)
 			if name == "everything" {
-				c = Compile(each, nil, options)
+				c = Compile(each, Ports{}, options)
 			}
 			set, problems := Lift(&c, o, options)
 			var got bytes.Buffer

@@ -169,9 +169,9 @@ func FuzzReply(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c := Compile(rules, []uint16{1}, Options{URL: "file:///isthmus.wasm"})
+		c := Compile(rules, Ports{TCP: []uint16{1}}, Options{URL: "file:///isthmus.wasm"})
 		replies := c.Plugin.Degrade[0].Replies
-		if len(replies) != len(forms) {
+		if len(replies) != len(forms)+1 { // and JSON, for HTTP
 			t.Fatalf("%d replies", len(replies))
 		}
 		s, err := json.Marshal(rules[0].Spec)
@@ -182,7 +182,7 @@ func FuzzReply(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}
-		if !reflect.DeepEqual(Compile(again, []uint16{1}, Options{URL: "file:///isthmus.wasm"}).Plugin.Degrade[0].Replies, replies) {
+		if !reflect.DeepEqual(Compile(again, Ports{TCP: []uint16{1}}, Options{URL: "file:///isthmus.wasm"}).Plugin.Degrade[0].Replies, replies) {
 			t.Errorf("%s: other replies", s)
 		}
 	})

@@ -70,6 +70,9 @@ type Translation struct {
 	// TCPPorts are the ports on which RPC over TCP is spoken: those of the endpoints and those that the services are given.
 	// Sorted, each once.
 	TCPPorts []uint16
+	// HTTPPorts are those on which HTTP is spoken by itself, Triple and gRPC too: those of the endpoints and those that the services are given.
+	// Sorted, each once; a port may be in TCPPorts too.
+	HTTPPorts []uint16
 	// Lifted are the services whose calls travel as HTTP/2 streams, in the order of Services, and LiftedPorts the ports on which
 	// they do: sorted, each once, none of them in TCPPorts.
 	Lifted      []Lifted
@@ -131,6 +134,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 
 	ports := map[uint16]bool{}     // of TCP endpoints
 	listening := map[uint16]bool{} // and of TCP services
+	web := map[uint16]bool{}       // of HTTP services and their endpoints
 	lifted := map[uint16]bool{}
 	var resources []resource.Resource
 	for i := range parts {
@@ -159,6 +163,11 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			for _, e := range p.endpoints {
 				ports[e.Port], listening[e.Port] = true, true
 			}
+		} else if !p.lifted {
+			web[port] = true
+			for _, e := range p.endpoints {
+				web[e.Port] = true
+			}
 		}
 		// Without an address a TCP service would take every connection to its port, whoever it is for.
 		if svc.Address.IsValid() || !p.wire.tcp() {
@@ -178,6 +187,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	resources = append(resources, o.workloads(s.Services)...)
 	t.LiftedPorts = slices.Sorted(maps.Keys(lifted))
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
+	t.HTTPPorts = slices.Sorted(maps.Keys(web))
 	t.set = sync.OnceValue(func() resource.Set {
 		set, err := resource.NewSet(resources)
 		if err != nil { // names are unique, and everything in a body was made valid UTF-8

@@ -42,7 +42,7 @@ func render(t *testing.T, tr *Translation) []byte {
 	for _, p := range tr.Problems {
 		problems = append(problems, fmt.Sprintf("%s %s: %s: %s", p.Severity, p.Place, p.Code, p.Message))
 	}
-	if err := e.Encode(map[string]any{"tcpPorts": tr.TCPPorts, "problems": problems}); err != nil {
+	if err := e.Encode(map[string]any{"tcpPorts": tr.TCPPorts, "httpPorts": tr.HTTPPorts, "problems": problems}); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()

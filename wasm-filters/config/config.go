@@ -12,6 +12,8 @@ type Plugin struct {
 	Generation string `json:"generation,omitempty"`
 	// Protocols are the codecs to try, in this order: "dubbo", "bolt". Empty means all that the filter has.
 	Protocols []string `json:"protocols,omitempty"`
+	// HTTP says how requests of HTTP are read.
+	HTTP HTTP `json:"http,omitzero"`
 	// Limits bound what one connection may cost.
 	Limits Limits `json:"limits,omitzero"`
 	// Metrics bound the number of time series.
@@ -25,6 +27,20 @@ type Plugin struct {
 	// Lift and Lower say what becomes of calls on their way to a provider and of streams that were calls. Nil is not at all.
 	Lift  *Lift  `json:"lift,omitempty"`
 	Lower *Lower `json:"lower,omitempty"`
+}
+
+// HTTP says how requests of HTTP are read, where the filter stands in an HTTP connection manager. Triple needs none of it: its requests carry
+// their names.
+type HTTP struct {
+	// Suffix is the domain that the hosts of Spring Cloud applications are in, as mcp-server's is: the service of NAME.spring.SUFFIX is NAME.
+	// Default "isthmus".
+	Suffix string `json:"suffix,omitempty"`
+	// CallerHeader is the header that names the calling application. The filter adds it at the caller where it is absent. Default
+	// "x-isthmus-caller".
+	CallerHeader string `json:"callerHeader,omitempty"`
+	// Paths are templates of paths, by which metrics tell requests apart: the first one that fits, as in "GET /orders/{id}"; requests that
+	// none fits are told apart by their HTTP method only. A segment in braces stands for any one segment. At most 256.
+	Paths []string `json:"paths,omitempty"`
 }
 
 // Action says what becomes of a connection whose bytes the filter cannot or will not read.

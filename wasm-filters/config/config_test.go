@@ -14,6 +14,7 @@ import (
 // full has every field set, each in one rule at least.
 var full = Plugin{
 	Generation: "g-1.2_3", Protocols: []string{"bolt", "dubbo"},
+	HTTP:    HTTP{Suffix: "mesh.example", CallerHeader: "x-app", Paths: []string{"/a/{b}", "/{c}"}},
 	Limits:  Limits{MaxFrameBytes: 1 << 20, Oversize: ActionClose, Garbage: ActionPass, MaxInspectBytes: 8192, MaxInFlight: 7, CallTimeoutMillis: 9},
 	Metrics: Metrics{MaxServices: 1, MaxMethods: 2, MaxCallers: 3, MaxSeries: 4, MaxEndpoints: 5},
 	Access: []Access{
@@ -25,7 +26,7 @@ var full = Plugin{
 		}}, Action: AccessAllow},
 		{Rule: Rule{Name: "ns/b"}, Action: AccessDefaultDeny},
 	},
-	FaultInjection: []FaultInjection{{Rule: Rule{Name: "ns/a"}, Abort: Abort{Code: CodeTimeout, Message: "on purpose"}, PerMillion: 500},
+	FaultInjection: []FaultInjection{{Rule: Rule{Name: "ns/a"}, Abort: Abort{Code: CodeTimeout, Message: "on purpose", HTTPStatus: 418}, PerMillion: 500},
 		{Rule: Rule{Name: "ns/b"}, DelayMillis: 60_000}},
 	Degrade: []Degrade{{Rule: Rule{Name: "ns/a"}, When: WhenRejected, Replies: []Reply{
 		{Protocol: "dubbo", Serialization: 2, Value: "Tg=="}, {Protocol: "bolt", Serialization: 1, Value: "BWhlbGxv"}}}},
@@ -207,6 +208,7 @@ func TestWithDefaults(t *testing.T) {
 	d := p.WithDefaults()
 	want := Plugin{
 		Protocols:      Protocols,
+		HTTP:           HTTP{Suffix: "isthmus", CallerHeader: "x-isthmus-caller"},
 		Limits:         Limits{8 << 20, ActionPass, ActionPass, 64 << 10, 4096, 60_000},
 		Metrics:        Metrics{200, 1000, 100, 2000, 100},
 		Access:         []Access{{Rule: on, Action: AccessDeny}},
@@ -241,28 +243,37 @@ func TestRuleFaults(t *testing.T) {
 		{`{"access":[{"name":"a","action":"deny","match":[{},{"subject":"a","operator":"b"},{"subject":"attachment","operator":"equals","values":["a","b"]},
 			{"subject":"callerIP","key":"k","operator":"prefix","values":["10."]},{"subject":"callerIP","operator":"in","values":["10.0.0.0/33","::1","1.2.3.4/8"]},
 			{"subject":"label","key":"k","operator":"regex","values":["a("]},{"subject":"callerIdentity","operator":"exists","values":["x"]},
-			{"subject":"trafficType","operator":"notIn"},{"subject":"trafficType","operator":"in","values":["normal","shadow"]}]}]}`, []string{
+			{"subject":"trafficType","operator":"notIn"},{"subject":"trafficType","operator":"in","values":["normal","shadow"]},
+			{"subject":"protocol","operator":"equals","values":["https"]}]}]}`, []string{
 			"access[0].match[0].subject: is missing", "access[0].match[0].operator: is missing", "access[0].match[0].values: must be one",
-			"access[0].match[1].subject: must be one of callerApplication, providerApplication, callerIP, callerIdentity, attachment, label, trafficType",
+			"access[0].match[1].subject: must be one of callerApplication, providerApplication, callerIP, callerIdentity, attachment, label, trafficType, protocol",
 			"access[0].match[1].operator: must be one of equals, notEquals, in, notIn, prefix, regex, exists", "access[0].match[1].values: must be one",
 			"access[0].match[2].key: is missing", "access[0].match[2].values: must be one",
 			"access[0].match[3].key: goes only with attachment and label", "access[0].match[3].operator: does not go with callerIP; give a network",
 			"access[0].match[4].values[0]: must be an address or a network",
 			"access[0].match[5].values[0]: missing ) at offset 2", "access[0].match[6].values: do not go with the operator exists",
-			"access[0].match[7].values: is missing", "access[0].match[8].values[1]: must be one of normal, loadTest"}},
+			"access[0].match[7].values: is missing", "access[0].match[8].values[1]: must be one of normal, loadTest",
+			"access[0].match[9].values[0]: must be one of dubbo, bolt, http, triple"}},
 		{`{"throttle":[{"name":"a","threshold":1,"target":{"service":{"regex":"[z-a]"},"method":{"in":["` + long + `"]},"caller":{"exact":"` + long + `"}}}]}`, []string{
 			"throttle[0].target.service.regex: range needs two characters, the lower one first at offset 4",
 			"throttle[0].target.method.in[0]: longer than 512 bytes", "throttle[0].target.caller.exact: longer than 512 bytes"}},
 		{`{"faultInjection":[{"name":"a","delayMillis":60001},{"name":"b","delayMillis":1,"abort":{"message":"m"}}]}`, []string{
 			"faultInjection[0].delayMillis: must be from 1 to 60000, or 0 for the default", "faultInjection[1].delayMillis: does not go with abort"}},
-		{`{"faultInjection":[{"name":"a","perMillion":1000001,"abort":{"code":"oops","message":"` + long + `","x":1}}]}`, []string{
+		{`{"faultInjection":[{"name":"a","perMillion":1000001,"abort":{"code":"oops","message":"` + long + `","httpStatus":100,"x":1}}]}`, []string{
 			"faultInjection[0].abort.x: unknown field", "faultInjection[0].perMillion: must be from 1 to 1000000, or 0 for the default",
-			"faultInjection[0].abort.code: must be one of throttled, unavailable, denied, aborted, timeout", "faultInjection[0].abort.message: longer than 512 bytes"}},
-		{`{"degrade":[{"name":"a","when":"never","replies":[{"protocol":"http","serialization":256,"value":"Tg="},{"protocol":"bolt","serialization":1,"value":"Tg=="},
-			{"protocol":"bolt","serialization":1},{"protocol":"dubbo","value":"Tg=="}]}]}`, []string{
-			"degrade[0].replies[3]: serialization is missing", "degrade[0].when: must be one of always, rejected", "degrade[0].replies[0].protocol: must be one of dubbo, bolt",
+			"faultInjection[0].abort.code: must be one of throttled, unavailable, denied, aborted, timeout", "faultInjection[0].abort.message: longer than 512 bytes",
+			"faultInjection[0].abort.httpStatus: must be from 200 to 599, or 0 for the default"}},
+		{`{"degrade":[{"name":"a","when":"never","replies":[{"protocol":"triple","serialization":256,"value":"Tg="},{"protocol":"bolt","serialization":1,"value":"Tg=="},
+			{"protocol":"bolt","serialization":1},{"protocol":"dubbo","value":"Tg=="},{"protocol":"http","serialization":1,"value":"Tg=="}]}]}`, []string{
+			"degrade[0].replies[3]: serialization is missing", "degrade[0].when: must be one of always, rejected", "degrade[0].replies[0].protocol: must be one of dubbo, bolt, http",
 			"degrade[0].replies[0].serialization: must be from 0 to 255", "degrade[0].replies[0].value: must be in base64",
-			"degrade[0].replies[2]: is for the protocol and serialization of an earlier one", "degrade[0].replies[2].value: is missing"}},
+			"degrade[0].replies[2]: is for the protocol and serialization of an earlier one", "degrade[0].replies[2].value: is missing",
+			"degrade[0].replies[4].serialization: must be 0 for http"}},
+		{`{"http":{"suffix":"A","callerHeader":"a b","paths":["a","/{x}","/{x}","/a{x}","/{x}?","/{}"]}}`, []string{
+			"http.suffix: must be a DNS name in lower case", "http.callerHeader: must be at most 64 of A-Z a-z 0-9 - _", "http.paths[0]: must begin with /",
+			"http.paths[2]: stands twice", "http.paths[3]: must have braces only around whole segments, and neither ? nor #",
+			"http.paths[4]: must have braces only around whole segments, and neither ? nor #",
+			"http.paths[5]: must have braces only around whole segments, and neither ? nor #"}},
 		{`{"circuitBreaker":[{"name":"a"},{"name":"b","strategy":"errorRatio","threshold":1000001,"maxAllowedRtMillis":5,"statIntervalMillis":99,"retryTimeoutMillis":99,
 			"probeNum":1001,"errors":["transport","transport","x"],"perEndpoint":true,"target":{"direction":"server"}},{"name":"c","strategy":"slowCallRatio","threshold":1},{"name":"d","strategy":"errorCount","threshold":4294967295}]}`, []string{
 			"circuitBreaker[0].strategy: is missing", "circuitBreaker[0].threshold: must be from 1 to 1000000", "circuitBreaker[1].threshold: must be from 1 to 1000000",

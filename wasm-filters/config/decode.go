@@ -62,6 +62,8 @@ func (r *reader) plugin(p *Plugin) {
 			p.Generation = r.text()
 		case "protocols":
 			r.list(maxProtocols, func() { p.Protocols = append(p.Protocols, r.text()) })
+		case "http":
+			r.http(&p.HTTP)
 		case "limits":
 			r.limits(&p.Limits)
 		case "metrics":
@@ -82,6 +84,22 @@ func (r *reader) plugin(p *Plugin) {
 		case "lower":
 			p.Lower = new(Lower)
 			r.lower(p.Lower)
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) http(h *HTTP) {
+	r.object(func(name string) bool {
+		switch name {
+		case "suffix":
+			h.Suffix = r.text()
+		case "callerHeader":
+			h.CallerHeader = r.text()
+		case "paths":
+			r.list(maxPaths, func() { h.Paths = append(h.Paths, r.text()) })
 		default:
 			return false
 		}
@@ -204,6 +222,8 @@ func (r *reader) abort(a *Abort) {
 			a.Code = Code(r.text())
 		case "message":
 			a.Message = r.text()
+		case "httpStatus":
+			a.HTTPStatus = r.number()
 		default:
 			return false
 		}

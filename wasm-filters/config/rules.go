@@ -80,6 +80,8 @@ const (
 	SubjectLabel Subject = "label"
 	// SubjectTrafficType is TrafficLoadTest or TrafficNormal.
 	SubjectTrafficType Subject = "trafficType"
+	// SubjectProtocol is what the call travels in: one of Systems.
+	SubjectProtocol Subject = "protocol"
 )
 
 // The values of SubjectTrafficType. SOFATracer marks the calls of a load test by mark=T in the baggage of the trace; all other
@@ -140,6 +142,8 @@ type Abort struct {
 	Code Code `json:"code,omitempty"`
 	// Message is what the caller's exception shows behind the reason and the rule. At most 512 bytes.
 	Message string `json:"message,omitempty"`
+	// HTTPStatus is the status of HTTP, in the place of the code's own; other protocols, Triple too, have their own for the code. 200 to 599.
+	HTTPStatus uint32 `json:"httpStatus,omitempty"`
 }
 
 // Code is a kind of failure, which each protocol has a status or exception of its own for (protocol.Code).
@@ -175,9 +179,9 @@ const (
 
 // Reply is the value that a call returns, as its protocol has it.
 type Reply struct {
-	Protocol string `json:"protocol"` // "dubbo", "bolt"
+	Protocol string `json:"protocol"` // "dubbo", "bolt", "http"
 	// Serialization is the protocol's own number of it, as in its frames' headers: Dubbo 2 is hessian2, 23 fastjson2; Bolt 1 is
-	// hessian.
+	// hessian. HTTP has only 0, JSON.
 	Serialization uint32 `json:"serialization"`
 	// Value is the value in that serialization, in base64 (RFC 4648, with padding), at most 64 KiB decoded. A Dubbo value stands
 	// at the beginning of what is numbered in Hessian. In SOFARPC's Hessian it is within a SofaResponse: definitions of classes

@@ -33,6 +33,8 @@ const (
 	minSync       = 10
 	maxSync       = 60_000
 	maxStaleness  = 600_000
+	minStatus     = 200
+	maxStatus     = 599
 )
 
 // The defaults of rules.
@@ -142,6 +144,7 @@ func (v *validator) rules(p *Plugin) {
 		v.oneOf(at+".abort.code", string(f.Abort.Code), string(CodeThrottled), string(CodeUnavailable), string(CodeDenied), string(CodeAborted),
 			string(CodeTimeout))
 		v.length(at+".abort.message", f.Abort.Message)
+		v.bounds(at+".abort.httpStatus", f.Abort.HTTPStatus, minStatus, maxStatus)
 	}
 	clear(names)
 	for i := range p.Degrade {
@@ -253,7 +256,7 @@ func (v *validator) required(path, s string, allowed ...string) {
 
 func (v *validator) condition(at string, c *Condition) {
 	v.required(at+".subject", string(c.Subject), string(SubjectCallerApplication), string(SubjectProviderApplication), string(SubjectCallerIP),
-		string(SubjectCallerIdentity), string(SubjectAttachment), string(SubjectLabel), string(SubjectTrafficType))
+		string(SubjectCallerIdentity), string(SubjectAttachment), string(SubjectLabel), string(SubjectTrafficType), string(SubjectProtocol))
 	v.key(at, c.Subject, c.Key)
 	v.required(at+".operator", string(c.Operator), string(OperatorEquals), string(OperatorNotEquals), string(OperatorIn), string(OperatorNotIn),
 		string(OperatorPrefix), string(OperatorRegex), string(OperatorExists))
@@ -284,6 +287,10 @@ func (v *validator) condition(at string, c *Condition) {
 				v.fault(index(at+".values", i), "must be an address or a network")
 			}
 		}
+	case c.Subject == SubjectProtocol && !pattern:
+		for i, s := range c.Values {
+			v.oneOf(index(at+".values", i), s, Systems...)
+		}
 	case c.Subject == SubjectTrafficType:
 		for i, s := range c.Values {
 			v.oneOf(index(at+".values", i), s, TrafficNormal, TrafficLoadTest)
@@ -312,7 +319,10 @@ func (v *validator) replies(at string, replies []Reply) {
 	}
 	for i := range replies {
 		r, at := &replies[i], index(at+".replies", i)
-		v.required(at+".protocol", r.Protocol, Protocols...)
+		v.required(at+".protocol", r.Protocol, replyProtocols...)
+		if r.Protocol == SystemHTTP && r.Serialization != 0 {
+			v.fault(at+".serialization", "must be 0 for http")
+		}
 		if r.Serialization > 255 {
 			v.fault(at+".serialization", "must be from 0 to 255")
 		}

@@ -9,6 +9,18 @@ import (
 // they are tried where the configuration names none.
 var Protocols = []string{"dubbo", "bolt"}
 
+// The protocols of HTTP requests.
+const (
+	SystemHTTP   = "http"
+	SystemTriple = "triple" // Dubbo's Triple, and gRPC, which is the same to the filter
+)
+
+// Systems are all protocols that calls travel in, as metrics and conditions name them.
+var Systems = []string{"dubbo", "bolt", SystemHTTP, SystemTriple}
+
+// replyProtocols are those that a mocked reply can be written in. It cannot be in Triple: Envoy answers gRPC with a status only.
+var replyProtocols = []string{"dubbo", "bolt", SystemHTTP}
+
 // MaxRules is the most rules that a configuration may hold, over all kinds. More do not belong into one sidecar: rules are to be
 // compiled for the workload that they are for.
 const MaxRules = 5000
@@ -26,6 +38,8 @@ const (
 	maxCallTimeout  = 3_600_000
 	maxLabelValues  = 100_000
 	maxEndpoints    = 1024
+	maxPaths        = 256
+	maxHeaderName   = 64
 )
 
 // The defaults of Limits and Metrics.
@@ -39,6 +53,7 @@ const (
 	DefaultMaxCallers        = 100
 	DefaultMaxSeries         = 2000
 	DefaultMaxEndpoints      = 100
+	DefaultCallerHeader      = "x-isthmus-caller"
 )
 
 // WithDefaults returns a copy in which every field that is zero and has a default has it. The lists of rules are copies, too; all
@@ -59,6 +74,8 @@ func (p *Plugin) WithDefaults() Plugin {
 	if len(d.Protocols) == 0 {
 		d.Protocols = Protocols
 	}
+	def(&d.HTTP.Suffix, DefaultSuffix)
+	def(&d.HTTP.CallerHeader, DefaultCallerHeader)
 	d.ruleDefaults()
 	d.Lift, d.Lower = p.Lift.withDefaults(), p.Lower.withDefaults()
 	return d
@@ -98,10 +115,50 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxCallers", m.MaxCallers, 1, maxLabelValues)
 	v.bounds("metrics.maxSeries", m.MaxSeries, 1, maxLabelValues)
 	v.bounds("metrics.maxEndpoints", m.MaxEndpoints, 1, maxEndpoints)
+	v.http(&p.HTTP)
 	v.lift(p.Lift)
 	v.lower(p.Lower)
 	v.rules(p)
 	return v.faults
+}
+
+func (v *validator) http(h *HTTP) {
+	if h.Suffix != "" && !hostName(h.Suffix) {
+		v.fault("http.suffix", "must be a DNS name in lower case")
+	}
+	if !within(h.CallerHeader, maxHeaderName, "-_") {
+		v.fault("http.callerHeader", "must be at most 64 of A-Z a-z 0-9 - _")
+	}
+	if len(h.Paths) > maxPaths {
+		v.fault("http.paths", "more than "+strconv.Itoa(maxPaths)+" elements")
+		return
+	}
+	for i, path := range h.Paths {
+		at := index("http.paths", i)
+		switch {
+		case len(path) == 0 || path[0] != '/':
+			v.fault(at, "must begin with /")
+		case contains(h.Paths[:i], path):
+			v.fault(at, "stands twice")
+		case !isTemplate(path):
+			v.fault(at, "must have braces only around whole segments, and neither ? nor #")
+		}
+		v.length(at, path)
+	}
+}
+
+// isTemplate tells whether a path has braces only around whole segments.
+func isTemplate(path string) bool {
+	for _, s := range strings.Split(path, "/") {
+		inner := s
+		if len(s) > 2 && s[0] == '{' && s[len(s)-1] == '}' {
+			inner = s[1 : len(s)-1]
+		}
+		if strings.ContainsAny(inner, "{}?# ") {
+			return false
+		}
+	}
+	return true
 }
 
 // A validator collects faults. Its methods are not inlined: they stand in many places, and size is start-up time.

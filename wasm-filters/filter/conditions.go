@@ -27,6 +27,8 @@ func subjectOf(s config.Subject) (subject policy.Subject, label bool) {
 		return policy.SubjectAttachment, true
 	case config.SubjectTrafficType:
 		return policy.SubjectTraffic, false
+	case config.SubjectProtocol:
+		return policy.SubjectProtocol, false
 	}
 	return policy.SubjectCaller, false
 }
@@ -110,7 +112,7 @@ type peer struct {
 }
 
 // peerOf returns what is known of the peer of the connection whose callback is at hand.
-func (c *Conn) peerOf() *policy.Peer {
+func (c *party) peerOf() *policy.Peer {
 	p := &c.peer
 	if !p.known {
 		vm := c.rt.vm

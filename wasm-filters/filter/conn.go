@@ -20,17 +20,13 @@ type stream struct {
 
 // Conn is one connection.
 type Conn struct {
-	rt         *Runtime
+	party
 	next, prev *Conn
-	dir        policy.Direction
-	protocol   int  // index into VM.protocols; -1: not known yet
 	blind      bool // the rest of the connection passes unread
 	rejected   int  // calls that wait for the answer to their probe
 	sides      [2]stream
 	inFlight   [2]calls // by the side that sent the request
 	last       [2]*route
-	peer       peer
-	endpoint   endpoint
 	delays     []delayed    // requests that wait, ordered by when they are due
 	waits      bool         // in VM.waiting
 	refused    policy.Nanos // until when Release leaves them alone
@@ -433,6 +429,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	k.service, k.version, k.group = f.Service.Of(b), f.Version.Of(b), f.Group.Of(b)
 	k.method, k.caller = f.Method.Of(b), f.Caller.Of(b)
 	timeout := f.TimeoutMillis
+	k.class, k.label = nil, nil
 	vm.headRead = true
 	limits := &rt.rules.conf.Limits
 	readable := f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes)
@@ -638,7 +635,7 @@ func (c *Conn) finish(side Side, i int, o protocol.Outcome, now policy.Nanos) {
 	r.timing.inFlight--
 	m.touch(r.timing)
 	if e.chain != nil {
-		c.settle(e, now, policy.Outcome{Result: o, Duration: d})
+		c.settle(e.chain, e.marks, r.dir, now, policy.Outcome{Result: o, Duration: d})
 	}
 	t.remove(i)
 }
@@ -678,13 +675,13 @@ func (c *Conn) End() {
 	}
 	*c = Conn{next: rt.vm.conns, delays: c.delays[:0]}
 	rt.vm.conns = c
-	if len(rt.plugins) == 0 && rt.conns == nil {
+	if rt.unused() {
 		rt.close()
 	}
 }
 
 // appendMessage appends what the caller of a rejected call is told.
-func appendMessage(dst []byte, code protocol.Code, rule string, retry uint32) []byte {
+func appendMessage(dst []byte, code protocol.Code, rule string, retry uint32, answer *policy.Answer) []byte {
 	dst = appendString(dst, "isthmus: ")
 	dst = appendString(dst, reason(code))
 	if rule != "" {
@@ -696,6 +693,10 @@ func appendMessage(dst []byte, code protocol.Code, rule string, retry uint32) []
 		dst = appendString(dst, "; retry after ")
 		dst = appendUint(dst, uint64(retry))
 		dst = appendString(dst, " ms")
+	}
+	if answer != nil && answer.Message != "" {
+		dst = appendString(dst, "; ")
+		dst = appendString(dst, answer.Message)
 	}
 	return dst
 }

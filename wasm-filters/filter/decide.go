@@ -5,13 +5,22 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
+// A party is who makes the calls of one connection, or one HTTP request.
+type party struct {
+	rt       *Runtime
+	dir      policy.Direction
+	protocol int // index into VM.protocols; -1: not known yet
+	peer     peer
+	endpoint endpoint
+}
+
 // decide asks the policies of a route about the request that vm.frame and vm.known describe, whose direction is dir. read says
 // that its attachments are in vm.attachment; ours that it can still be rejected, hold that it can be held back.
-func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ours, hold bool) policy.Verdict {
+func (c *party) decide(r *route, dir policy.Direction, now policy.Nanos, read, ours, hold bool) policy.Verdict {
 	rt, vm := c.rt, c.rt.vm
 	k, ch := &vm.known, r.chain
 	call := &vm.call
-	*call = policy.Call{Direction: dir, Protocol: vm.protocols[c.protocol].Codec.Name(), Service: k.service, Version: k.version, Group: k.group,
+	*call = policy.Call{Direction: dir, Protocol: vm.protocols[c.protocol].name(), Service: k.service, Version: k.version, Group: k.group,
 		Method: k.method, Caller: k.caller, App: rt.rules.app, OneWay: vm.frame.Kind == protocol.KindOneWay, Holdable: hold}
 	if ch.asks {
 		call.Unreadable = !read
@@ -68,20 +77,21 @@ func (ch *chain) done(now policy.Nanos, call *policy.Call, o policy.Outcome) {
 	call.Marks = 0
 }
 
-// settle tells the policies how a call ended that was followed.
-func (c *Conn) settle(e *call, now policy.Nanos, o policy.Outcome) {
+// settle tells the policies of a chain how a call ended that was followed.
+func (c *party) settle(ch *chain, marks uint64, dir policy.Direction, now policy.Nanos, o policy.Outcome) {
 	call := &c.rt.vm.call
-	*call = policy.Call{Direction: e.route.dir, Protocol: c.rt.vm.protocols[c.protocol].Codec.Name(), Endpoint: c.endpoint.get(), Marks: e.marks}
-	e.chain.done(now, call, o)
+	*call = policy.Call{Direction: dir, Protocol: c.rt.vm.protocols[c.protocol].name(), Endpoint: c.endpoint.get(), Marks: marks}
+	ch.done(now, call, o)
 }
 
 // audit logs that the call at hand is denied, or would be.
-func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
+func (c *party) audit(v *policy.Verdict, now policy.Nanos) {
 	vm := c.rt.vm
 	if !vm.limiter.allow(topicAudit, now) {
 		return
 	}
 	call := &vm.call
+	p := c.peerOf() // which needs the line for itself
 	l := append(vm.line[:0], "isthmus: access "...)
 	if v.Reject {
 		l = appendString(l, "denied")
@@ -104,9 +114,6 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 	} else {
 		l = appendText(l, call.Caller)
 	}
-	vm.line = l
-	p := c.peerOf()
-	l = vm.line
 	if p.AddressKnown {
 		l = appendString(l, " at ")
 		l = p.Address.Append(l)
@@ -133,10 +140,6 @@ func (vm *VM) answer(dst []byte, codec protocol.Codec, e *call) []byte {
 			}
 		}
 	}
-	vm.line = appendMessage(vm.line[:0], e.code, e.rule, e.retry)
-	if e.answer != nil && e.answer.Message != "" {
-		vm.line = append(vm.line, "; "...)
-		vm.line = append(vm.line, e.answer.Message...)
-	}
+	vm.line = appendMessage(vm.line[:0], e.code, e.rule, e.retry, e.answer)
 	return codec.AppendReject(dst, &vm.asked, e.code, view(vm.line))
 }

@@ -107,7 +107,7 @@ func (c *Conn) endDelays() {
 // retry is how long a connection is left alone that could not take its delayed requests.
 const retry = policy.Nanos(10_000_000)
 
-// Due returns the nanoseconds until Release, Conn.Wake or Ask has something to do, at least 1; ok is false where nothing waits.
+// Due returns the nanoseconds until Release, Proceed, Conn.Wake or Ask has something to do, at least 1; ok is false where nothing waits.
 func (vm *VM) Due() (wait policy.Nanos, ok bool) {
 	if len(vm.wakes) > 0 {
 		return 1, true
@@ -117,6 +117,9 @@ func (vm *VM) Due() (wait policy.Nanos, ok bool) {
 		if len(c.delays) > 0 {
 			due = min(due, max(c.delays[0].due, c.refused))
 		}
+	}
+	for _, s := range vm.held {
+		due = min(due, s.due)
 	}
 	if due == ever {
 		return 0, false

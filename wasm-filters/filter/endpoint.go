@@ -21,17 +21,17 @@ func (e *endpoint) get() *policy.Endpoint {
 	return &e.Endpoint
 }
 
-// endpointOf returns where the calls of the connection go whose callback is at hand; nil where that is not known. For each call of a
-// lifted connection Envoy chooses anew, after the filter.
-func (c *Conn) endpointOf() *policy.Endpoint {
+// unknown says that it never will be: for each call Envoy chooses anew, after the filter.
+func (e *endpoint) unknown() { *e = endpoint{asked: true} }
+
+// endpointOf returns where the calls of the connection go whose callback is at hand; nil where that is not known, as with lifted calls and HTTP requests.
+func (c *party) endpointOf() *policy.Endpoint {
 	e := &c.endpoint
 	if !e.asked {
 		e.asked = true
-		if c.relay == nil || c.relay.mode != relayLift {
-			vm := c.rt.vm
-			vm.line = vm.host.Endpoint(vm.line[:0])
-			e.Address, e.Port, e.known = match.ParseSocket(vm.line)
-		}
+		vm := c.rt.vm
+		vm.line = vm.host.Endpoint(vm.line[:0])
+		e.Address, e.Port, e.known = match.ParseSocket(vm.line)
 	}
 	return e.get()
 }

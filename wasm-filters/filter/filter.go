@@ -19,6 +19,11 @@
 // filter, and come back as the protocol's own responses (lift.go). Or it is lowered, which is the reverse (lower.go). Then every byte
 // is the filter's own; a call that is rejected is answered at once, and none is delayed.
 //
+// # HTTP
+//
+// Requests of an HTTP connection manager come as a Stream each, of which only headers are read (http.go). A request that a rule rejects is
+// answered at once; what decides is the same for all protocols.
+//
 // # Memory
 //
 // A VM is used from one thread. In steady state nothing is allocated for a frame or a connection: connections, tables of calls in
@@ -90,6 +95,8 @@ type Host interface {
 // frames do not have in their leading fields. Names are empty, or the list is nil, where Decode finds the value.
 type Protocol struct {
 	Codec protocol.Codec
+	// system names what has no Codec: HTTP.
+	system string
 	// Group is the attachment that holds the service's group.
 	Group string
 	// Caller is the attachment that holds the calling application.
@@ -107,6 +114,14 @@ type Replier interface {
 	// AppendReply appends the response to the request req that returns a value, in the serialization that req has. What is said of
 	// protocol.Codec's AppendReject holds for it too.
 	AppendReply(dst []byte, req *protocol.Frame, value []byte) []byte
+}
+
+// name is the protocol's, as metrics and rules have it.
+func (p *Protocol) name() string {
+	if p.Codec == nil {
+		return p.system
+	}
+	return p.Codec.Name()
 }
 
 // late tells whether attachments have to be read to know all of a call.
@@ -182,13 +197,13 @@ type VM struct {
 	waiting []*Conn // that have delayed requests
 
 	asking
-
+	exchanges
 	relaying
 }
 
 // New returns a VM that tries protocols in their order.
 func New(host Host, protocols []Protocol) *VM {
-	vm := &VM{host: host, protocols: protocols, runtimes: make(map[string]*Runtime), window: make([]byte, windowSize)}
+	vm := &VM{host: host, protocols: append(protocols[:len(protocols):len(protocols)], httpSystems[:]...), runtimes: make(map[string]*Runtime), window: make([]byte, windowSize)}
 	vm.visit = vm.attachment.visit
 	vm.holds.min, vm.holds.size = 9, 1
 	vm.tables.min, vm.tables.size = 4, callSize

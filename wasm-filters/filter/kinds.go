@@ -110,7 +110,7 @@ func faultRule(p *config.Plugin, i int) *config.Rule {
 
 func renewFault(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ string) governor {
 	f := &p.FaultInjection[s.index]
-	params := inject.Params{Code: f.Abort.Code.Protocol(), Message: f.Abort.Message, PerMillion: f.PerMillion, Delay: nanos(f.DelayMillis)}
+	params := inject.Params{Code: f.Abort.Code.Protocol(), Message: f.Abort.Message, Status: uint16(f.Abort.HTTPStatus), PerMillion: f.PerMillion, Delay: nanos(f.DelayMillis)}
 	if r, ok := old.(*inject.Rule); ok && r.Params() == params {
 		return r
 	}

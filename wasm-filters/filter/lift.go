@@ -257,6 +257,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 			c.protocol = i
 			rt.metrics.plain[i][c.dir].connections.n++
 			r.mode, r.table, r.nextID = relayLift, rt.rules.lift, 1
+			c.endpoint.unknown()
 			vm.wire = r.session.Begin(vm.wire, false, 0)
 			return true
 		case protocol.MatchMore:
@@ -396,7 +397,7 @@ func (c *Conn) liftRefuse(r *relay, code protocol.Code, why string) {
 	if f.Kind == protocol.KindOneWay {
 		return
 	}
-	line := appendMessage(vm.line[:0], code, "", 0)
+	line := appendMessage(vm.line[:0], code, "", 0, nil)
 	vm.line = append(append(line, ": "...), why...)
 	r.toDown = c.relayer().AppendReject(r.toDown, f, code, view(vm.line))
 	r.urgent = true
@@ -580,7 +581,7 @@ func (c *Conn) liftFail(r *relay, e *relayed, code protocol.Code, o protocol.Out
 	vm := c.rt.vm
 	if !e.oneWay {
 		e.request(&vm.asked)
-		line := appendMessage(vm.line[:0], code, "", 0)
+		line := appendMessage(vm.line[:0], code, "", 0, nil)
 		vm.line = append(append(line, ": "...), vm.reason...)
 		vm.wire = c.relayer().AppendReject(vm.wire, &vm.asked, code, view(vm.line))
 		c.liftEnd(e.id, o)

@@ -72,7 +72,7 @@ func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
 			continue
 		}
 		for i := range vm.protocols {
-			if string(v[len(contentType):]) == vm.protocols[i].Codec.Name() {
+			if string(v[len(contentType):]) == vm.protocols[i].name() {
 				if _, ok := vm.protocols[i].Codec.(protocol.Relayer); ok {
 					p = i
 				}

@@ -235,9 +235,12 @@ func (m *metrics) forRoute(system string, dir policy.Direction, k *known) (*seri
 	method := otherValue
 	if string(service) != other {
 		// Methods are told apart by their service.
-		m.name = append(append(append(m.name[:0], service...), 0), k.method...)
 		method = k.method
-		if _, ok := m.methods[string(m.name)]; !ok && len(k.method) > 0 {
+		if k.label != nil {
+			method = k.label
+		}
+		m.name = append(append(append(m.name[:0], service...), 0), method...)
+		if _, ok := m.methods[string(m.name)]; !ok && len(method) > 0 {
 			if uint32(len(m.methods)) >= m.limits.MaxMethods {
 				method = otherValue
 			} else {
@@ -358,7 +361,7 @@ func (m *metrics) flush(protocols []Protocol) {
 	for p := range m.plain {
 		system := ""
 		if p < len(protocols) {
-			system = protocols[p].Codec.Name()
+			system = protocols[p].name()
 		}
 		for d := range m.plain[p] {
 			of, dir := &m.plain[p][d], policy.Direction(d)

@@ -16,7 +16,7 @@ type route struct {
 	service  string
 	version  string
 	group    string
-	method   string
+	method   string // or what stands for it: known.class
 	caller   string
 
 	series *series
@@ -28,7 +28,7 @@ type route struct {
 
 // is tells whether r is the route of the calls that k describes.
 func (r *route) is(protocol int, dir policy.Direction, back bool, k *known) bool {
-	return r.protocol == protocol && r.dir == dir && r.back == back && r.method == string(k.method) && r.service == string(k.service) &&
+	return r.protocol == protocol && r.dir == dir && r.back == back && r.method == string(k.key()) && r.service == string(k.service) &&
 		r.caller == string(k.caller) && r.version == string(k.version) && r.group == string(k.group)
 }
 
@@ -70,7 +70,7 @@ func hash(seed uint64, protocol int, dir policy.Direction, back bool, k *known) 
 		h ^= 1
 	}
 	h = mix(h, k.service)
-	h = mix(h, k.method)
+	h = mix(h, k.key())
 	h = mix(h, k.version)
 	h = mix(h, k.group)
 	h = mix(h, k.caller)
@@ -124,13 +124,13 @@ func (rt *Runtime) route(protocol int, dir policy.Direction, back bool, k *known
 	h := hash(rt.seed, protocol, dir, back, k)
 	r = rt.routes.find(h, protocol, dir, back, k)
 	if r == nil {
-		if rt.routes.n >= routesFor*int(rt.metrics.limits.MaxSeries) || len(k.service) > maxField || len(k.method) > maxField ||
+		if rt.routes.n >= routesFor*int(rt.metrics.limits.MaxSeries) || len(k.service) > maxField || len(k.key()) > maxField ||
 			len(k.version) > maxField || len(k.group) > maxField || len(k.caller) > maxField {
 			return rt.overflow(protocol, dir, back, k), true
 		}
 		r = &route{hash: h, protocol: protocol, dir: dir, back: back, service: string(k.service), version: string(k.version), group: string(k.group),
-			method: string(k.method), caller: string(k.caller)}
-		r.series, r.timing = rt.metrics.forRoute(rt.vm.protocols[protocol].Codec.Name(), dir, k)
+			method: string(k.key()), caller: string(k.caller)}
+		r.series, r.timing = rt.metrics.forRoute(rt.vm.protocols[protocol].name(), dir, k)
 		r.chain, r.epoch = rt.chain(dir, back, k), rt.epoch
 		rt.routes.add(r)
 		return r, false
@@ -150,7 +150,7 @@ func (rt *Runtime) overflow(protocol int, dir policy.Direction, back bool, k *kn
 	if r == nil {
 		r = &route{protocol: protocol, dir: dir}
 		all := known{service: otherValue, method: otherValue, caller: otherValue}
-		system := rt.vm.protocols[protocol].Codec.Name()
+		system := rt.vm.protocols[protocol].name()
 		r.series = rt.metrics.spill(system, dir)
 		_, r.timing = rt.metrics.forRoute(system, dir, &all)
 		rt.beyond[protocol][dir] = r

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"strings"
+
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
@@ -36,6 +38,7 @@ type spec struct {
 	asks    bool // for attachments
 	peer    bool // asks for the connection's peer
 	where   bool // asks for the connection's endpoint
+	path    bool // its method may be that of an HTTP request: "GET /orders"
 	hot     int  // the number of the attachment whose values are limited
 }
 
@@ -75,7 +78,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	for _, name := range rs.conf.Protocols {
 		found := false
 		for i := range vm.protocols {
-			if vm.protocols[i].Codec.Name() == name {
+			if vm.protocols[i].name() == name {
 				rs.protocols = append(rs.protocols, i)
 				found = true
 			}
@@ -110,6 +113,8 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			if s.rule.Disabled || !s.target.application.Matches([]byte(app)) {
 				continue
 			}
+			m := &s.rule.Target.Method
+			s.path = !m.IsZero() && (m.Exact == "" || strings.IndexByte(m.Exact, ' ') >= 0)
 			s.when = rs.conditions(s.rule.Match)
 			for i := range s.when {
 				rs.ask(&s, s.when[i].Subject)
@@ -151,7 +156,21 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 }
 
 // known is what is known of a call that is matched against rules.
-type known struct{ service, version, group, method, caller []byte }
+type known struct {
+	service, version, group, method, caller []byte
+
+	// Where methods are too many to be remembered: class stands for all that no rule tells apart, and label is how metrics name it. Nil
+	// is the method itself.
+	class, label []byte
+}
+
+// key is what stands for the method in a route.
+func (k *known) key() []byte {
+	if k.class != nil {
+		return k.class
+	}
+	return k.method
+}
 
 // rejects tells whether s may reject or delay a call that no other rule does.
 func (s *spec) rejects() bool { return !s.observe && !kinds[s.kind].fallback }

@@ -43,6 +43,7 @@ type Runtime struct {
 	rejected bool   // the last configuration offered was not good
 
 	conns   *Conn // all open ones, linked by next and prev
+	streams int   // HTTP requests that have not ended
 	cursor  *Conn // where the sweep goes on
 	slot    int   // in the in-flight tables of cursor
 	flushed policy.Nanos
@@ -177,18 +178,24 @@ func (rt *Runtime) blank(s *state) {
 	rt.reportCircuits(s, nil, 0)
 }
 
+// current notes that this context is the current one, because something begins under it: Envoy does not configure a plugin again when it
+// goes back to a configuration that open connections still use.
+func (p *Plugin) current() {
+	rt := p.rt
+	if rt.plugins[len(rt.plugins)-1] == p {
+		return
+	}
+	rt.remove(p)
+	rt.plugins = append(rt.plugins, p)
+	if p.rules != nil {
+		rt.use(p.rules)
+	}
+}
+
 // NewConn begins a connection. dir tells at which end of its calls this Envoy stands.
 func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 	rt := p.rt
-	// Envoy does not configure a plugin again when it goes back to a configuration that open connections still use. A new
-	// connection under it tells that it is the current one.
-	if rt.plugins[len(rt.plugins)-1] != p {
-		rt.remove(p)
-		rt.plugins = append(rt.plugins, p)
-		if p.rules != nil {
-			rt.use(p.rules)
-		}
-	}
+	p.current()
 	vm := rt.vm
 	c := vm.conns
 	if c == nil {
@@ -212,13 +219,16 @@ func (p *Plugin) Done() {
 	rt.flush()
 	rt.remove(p)
 	switch n := len(rt.plugins); {
-	case n == 0 && rt.conns == nil:
+	case rt.unused():
 		rt.close()
 	case n > 0 && p.rules == rt.rules && rt.plugins[n-1].rules != nil:
 		// The configuration in force has gone, so Envoy went back to the one before, which open connections had kept.
 		rt.use(rt.plugins[n-1].rules)
 	}
 }
+
+// unused tells whether no context and nothing that began under one is left.
+func (rt *Runtime) unused() bool { return len(rt.plugins) == 0 && rt.conns == nil && rt.streams == 0 }
 
 // remove takes a context out of the list.
 func (rt *Runtime) remove(p *Plugin) {

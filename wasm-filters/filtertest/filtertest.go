@@ -19,6 +19,12 @@
 //	advance DURATION              the clock advances
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	endpoint [ADDRESS]            where the connections that follow go to: 10.0.0.2:20880
+//	request NAME client|server NAME=VALUE …
+//	                              an HTTP request with these headers, under the newest context; prints what becomes of it
+//	response NAME [end] NAME=VALUE …
+//	                              its response begins, and is at its end
+//	trailers NAME NAME=VALUE …    its response ends
+//	finish NAME [DETAILS]         it is gone; Envoy's words for how, where not as it should
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
 //	logs                          prints the lines logged since the last time
 //
@@ -64,6 +70,15 @@ type Rig interface {
 	Answer(token uint32, message []byte) error
 	// Released returns what has left the filter towards servers outside of Data since the last time.
 	Released() []Release
+	// Request gives the filter an HTTP request under the newest context, and returns its number and what the filter did.
+	Request(dir policy.Direction, h Headers) (n int, a Answer, err error)
+	// Response gives it the headers of the response to a request; end says that nothing follows. Trailers are the response's end.
+	Response(n int, h Headers, end bool) error
+	Trailers(n int, h Headers) error
+	// Finish ends a request; details are Envoy's word for how. "" is as it should.
+	Finish(n int, details string) error
+	// Proceeded returns the delayed requests that have gone on since the last time.
+	Proceeded() []int
 	// World is what the filter sees and what it did to it.
 	World() *World
 }
@@ -251,9 +266,12 @@ type Native struct {
 	plugins []*filter.Plugin
 	current int
 	conns   []*filter.Conn
+	streams []*filter.Stream
 	peers   []peer
 	peer    peer // of the connection at hand
 	out     []Release
+
+	proceeded []int
 }
 
 // NewNative returns a rig without Wasm. worlds may share a World, as workers share an Envoy.
@@ -406,6 +424,7 @@ func (n *Native) Tick() error {
 	n.vm.Release(func(*filter.Conn) bool { return true }, func(c *filter.Conn, frames []byte) {
 		n.out = append(n.out, Release{Conn: int(c.Tag), Data: slices.Clone(frames)})
 	})
+	n.vm.Proceed(func(s *filter.Stream) { n.proceeded = append(n.proceeded, int(s.Tag)) })
 	for c := n.vm.Waking(); c != nil; c = n.vm.Waking() {
 		b := new(Slice)
 		closed := c.Wake(b) == filter.Close

@@ -12,8 +12,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 )
 
-// TestReadme holds README.md to the program: its example is a good configuration, and it names every metric and label, and
-// no other.
+// TestReadme holds README.md to the program: its examples are good configurations, the first one of every field, and it names every metric and
+// label, and no other.
 func TestReadme(t *testing.T) {
 	data, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -25,8 +25,15 @@ func TestReadme(t *testing.T) {
 		t.Fatal("no example")
 	}
 	example, _, _ = strings.Cut(example, "```")
-	if _, faults := config.Decode([]byte(example)); faults != nil {
-		t.Error(faults)
+	examples := strings.Split(text, "```json\n")[1:]
+	for _, e := range examples {
+		e, _, _ = strings.Cut(e, "```")
+		if _, faults := config.Decode([]byte(e)); faults != nil {
+			t.Error(faults)
+		}
+	}
+	if len(examples) < 2 {
+		t.Errorf("%d examples", len(examples))
 	}
 	var fields func(typ reflect.Type)
 	fields = func(typ reflect.Type) {

@@ -81,9 +81,10 @@ func commands(b Block) bool {
 
 // Script runs blocks on a rig.
 type Script struct {
-	rig    Rig
-	codecs []protocol.Codec
-	conns  map[string]*scriptConn
+	rig      Rig
+	codecs   []protocol.Codec
+	conns    map[string]*scriptConn
+	requests map[string]int
 }
 
 type scriptConn struct {
@@ -94,7 +95,7 @@ type scriptConn struct {
 
 // NewScript returns a script that runs on rig; codecs describe what comes out.
 func NewScript(rig Rig, codecs []protocol.Codec) *Script {
-	return &Script{rig: rig, codecs: codecs, conns: make(map[string]*scriptConn)}
+	return &Script{rig: rig, codecs: codecs, conns: make(map[string]*scriptConn), requests: make(map[string]int)}
 }
 
 // Run runs one block and returns what it prints.
@@ -187,6 +188,13 @@ func (s *Script) command(out *strings.Builder, line string) error {
 					}
 				}
 			}
+			for _, n := range s.rig.Proceeded() {
+				for name, r := range s.requests {
+					if r == n {
+						out.WriteString(name + " goes on\n")
+					}
+				}
+			}
 		}
 		return err
 	case "asked":
@@ -209,6 +217,8 @@ func (s *Script) command(out *strings.Builder, line string) error {
 	case "service":
 		world.Away = arg(0) == "away"
 		return nil
+	case "request", "response", "trailers", "finish":
+		return s.http(out, word, args)
 	case "metrics":
 		for _, l := range world.Metrics(args...) {
 			out.WriteString(l + "\n")

@@ -65,6 +65,9 @@ type Wasm struct {
 	ticks   map[uint32]uint32
 	answer  []byte // of a service, in the callback at hand
 	out     []Release
+
+	streams   []*wasmStream
+	proceeded []int
 }
 
 type wasmConn struct {
@@ -251,6 +254,10 @@ func (r *Wasm) Timer() uint32 { return r.ticks[r.plugin] }
 // MemoryBytes is the size of the module's memory.
 func (r *Wasm) MemoryBytes() uint32 { return r.module.Memory().Size() }
 
+func directionProperty(d policy.Direction) []byte {
+	return binary.LittleEndian.AppendUint64(nil, map[policy.Direction]uint64{policy.DirectionServer: 1, policy.DirectionClient: 2}[d])
+}
+
 // give hands b to the module: it asks it for memory, and writes address and length where they are wanted.
 func (r *Wasm) give(ctx context.Context, m api.Module, b []byte, data, size uint32) uint32 {
 	res, err := m.ExportedFunction("proxy_on_memory_allocate").Call(ctx, uint64(len(b)))
@@ -258,6 +265,9 @@ func (r *Wasm) give(ctx context.Context, m api.Module, b []byte, data, size uint
 		panic(err)
 	}
 	at := uint32(res[0])
+	if at == 0 {
+		return statusBadArgument // it does not want so much
+	}
 	if !m.Memory().Write(at, b) || !m.Memory().WriteUint32Le(data, at) || !m.Memory().WriteUint32Le(size, uint32(len(b))) {
 		panic("filtertest: address outside of the memory")
 	}
@@ -341,15 +351,28 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			v = []byte("isthmus")
 		case "xds.node.metadata.LABELS.app":
 			v = []byte(r.world.App)
+		case "response.code_details":
+			if _, s := r.stream(); s != nil {
+				v = []byte(s.details)
+			}
 		case "source.address", "connection.uri_san_peer_certificate", "upstream.address":
 			if r.data != nil && r.data.id == r.current {
 				p := &r.data.peer
 				v = []byte(map[byte]string{'s': p.address, 'c': p.identity, 'u': p.endpoint}[name[0]])
 			}
+			if _, s := r.stream(); s != nil {
+				v = []byte(s.peer.address)
+				if name[0] == 'c' {
+					v = []byte(s.peer.identity)
+				}
+			}
 		case "xds.listener_direction":
+			if _, s := r.stream(); s != nil {
+				v = directionProperty(s.dir)
+			}
 			for _, c := range r.conns {
 				if c.id == r.current {
-					v = binary.LittleEndian.AppendUint64(nil, map[policy.Direction]uint64{policy.DirectionServer: 1, policy.DirectionClient: 2}[c.dir])
+					v = directionProperty(c.dir)
 				}
 			}
 		}
@@ -404,6 +427,9 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	export("proxy_set_tick_period_milliseconds", func(ctx context.Context, millis uint32) uint32 {
 		r := rig(ctx)
 		root := r.current
+		if _, s := r.stream(); s != nil {
+			root = r.plugin
+		}
 		for _, c := range r.conns {
 			if c.id == root {
 				root = c.plugin
@@ -418,6 +444,14 @@ func (e *Engine) exportHost(ctx context.Context) error {
 	})
 	export("proxy_continue_stream", func(ctx context.Context, kind uint32) uint32 {
 		r := rig(ctx)
+		if kind == 0 {
+			i, s := r.stream()
+			if s == nil || !s.answer.Held {
+				return statusBadArgument
+			}
+			r.proceeded = append(r.proceeded, i)
+			return statusOK
+		}
 		if kind != 2 {
 			return statusBadArgument
 		}
@@ -427,6 +461,39 @@ func (e *Engine) exportHost(ctx context.Context) error {
 		} else if r.data != nil && r.data.id == r.current {
 			r.data.passed = true
 		}
+		return statusOK
+	})
+	export("proxy_get_header_map_value", func(ctx context.Context, m api.Module, kind, key, length, data, size uint32) uint32 {
+		r := rig(ctx)
+		r.world.Calls++
+		_, s := r.stream()
+		if s == nil || s.kind != kind {
+			return statusBadArgument
+		}
+		v, there := s.headers.Get(string(read(m, key, length)))
+		if !there {
+			return statusNotFound
+		}
+		return r.give(ctx, m, []byte(v), data, size)
+	})
+	export("proxy_add_header_map_value", func(ctx context.Context, m api.Module, kind, key, length, value, size uint32) uint32 {
+		_, s := rig(ctx).stream()
+		if s == nil || kind != 0 {
+			return statusBadArgument
+		}
+		s.answer.Added = append(s.answer.Added, [2]string{string(read(m, key, length)), string(read(m, value, size))})
+		return statusOK
+	})
+	export("proxy_send_local_response", func(ctx context.Context, m api.Module, status, details, detailsLength, body, bodyLength, pairs, pairsLength uint32, grpc int32) uint32 {
+		_, s := rig(ctx).stream()
+		if s == nil {
+			return statusBadArgument
+		}
+		response, err := localResponse(status, read(m, details, detailsLength), read(m, body, bodyLength), read(m, pairs, pairsLength), grpc)
+		if err != nil {
+			panic(err)
+		}
+		s.answer.Response = response
 		return statusOK
 	})
 	export("proxy_close_stream", func(ctx context.Context, kind uint32) uint32 {

@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+import (
+	"unsafe"
+
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+)
 
 // Subject names something that is known of a call.
 type Subject uint8
@@ -13,6 +17,7 @@ const (
 	SubjectIdentity                  // Peer.Identity
 	SubjectAttachment                // Call.Attachments
 	SubjectTraffic                   // TrafficLoadTest or TrafficNormal
+	SubjectProtocol                  // Call.Protocol
 )
 
 // The values of SubjectTraffic.
@@ -48,6 +53,8 @@ func (s Subject) Of(c *Call, key int) (v []byte, known bool) {
 			return TrafficLoadTest, !c.Unreadable
 		}
 		return TrafficNormal, !c.Unreadable
+	case SubjectProtocol:
+		return unsafe.Slice(unsafe.StringData(c.Protocol), len(c.Protocol)), true
 	}
 	return nil, false
 }

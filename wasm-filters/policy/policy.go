@@ -39,8 +39,8 @@ func (d Direction) String() string {
 // that must keep one copies it.
 type Call struct {
 	Direction Direction
-	Protocol  string // Codec.Name
-	Service   []byte // interface name
+	Protocol  string // Codec.Name; "http" or "triple" of HTTP requests
+	Service   []byte // interface name; of HTTP the host
 	Version   []byte // nil where absent
 	Group     []byte // nil where absent
 	Method    []byte
@@ -100,12 +100,13 @@ type Verdict struct {
 // Answer is what a rule has to say to the callers that it rejects.
 type Answer struct {
 	Message string
+	Status  uint16  // of HTTP; 0: that of the verdict's code
 	Replies []Reply // values to return instead of an error, one for each protocol and serialization
 }
 
 // Reply is a value in its protocol's encoding.
 type Reply struct {
-	Protocol      string // Codec.Name
+	Protocol      string // Call.Protocol
 	Serialization uint8  // Frame.Serialization
 	Value         []byte
 }

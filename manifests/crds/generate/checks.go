@@ -43,6 +43,7 @@ var (
 				"exists has no values, in and notIn have one or more, the other operators have one"},
 			{"self.subject != 'callerIP' || self.operator != 'prefix' && self.operator != 'regex'", "prefix and regex do not go with callerIP; give a network"},
 			{"self.subject != 'trafficType' || self.operator == 'regex' || !has(self.values) || self.values.all(v, v == 'normal' || v == 'loadTest')", "the types of traffic are normal and loadTest"},
+			{"self.subject != 'protocol' || self.operator == 'regex' || self.operator == 'prefix' || !has(self.values) || self.values.all(v, v in ['dubbo', 'bolt', 'http', 'triple'])", "the protocols are dubbo, bolt, http and triple"},
 		},
 		"HotValues": {keyed},
 	}

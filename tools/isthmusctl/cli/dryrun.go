@@ -47,7 +47,7 @@ type dryCall struct {
 
 	Direction      string                     `yaml:"direction"`   // at which end it is seen: client (default) or server
 	Application    governance.Text            `yaml:"application"` // of the workload whose sidecar sees it
-	Protocol       string                     `yaml:"protocol"`    // dubbo (default) or bolt
+	Protocol       string                     `yaml:"protocol"`    // dubbo (default), bolt, http or triple
 	Service        governance.Text            `yaml:"service"`
 	Version        governance.Text            `yaml:"version"`
 	Group          governance.Text            `yaml:"group"`
@@ -81,7 +81,7 @@ func (d *dryCalls) Validate() adapters.Faults {
 			}
 		}
 		one("direction", c.Direction, "client", "server")
-		one("protocol", c.Protocol, "dubbo", "bolt")
+		one("protocol", c.Protocol, config.Systems...)
 		one("outcome", c.Outcome, outcomes...)
 		span := func(field string, v time.Duration) {
 			if v < 0 || v > maxDrySpan {
@@ -98,6 +98,12 @@ func (d *dryCalls) Validate() adapters.Faults {
 		}
 		if c.Service == "" || c.Method == "" {
 			f.Add(at, "needs service and method")
+		}
+		if c.http() && c.OneWay {
+			f.Add(at+".oneWay", "does not go with http and triple")
+		}
+		if verb, path, _ := strings.Cut(string(c.Method), " "); c.Protocol == config.SystemHTTP && c.Method != "" && (verb == "" || !strings.HasPrefix(path, "/")) {
+			f.Add(at+".method", "must be like GET /orders/17, is %q", c.Method)
 		}
 		if _, err := netip.ParseAddr(string(c.CallerIP)); c.CallerIP != "" && err != nil {
 			f.Add(at+".callerIP", "is no address")
@@ -174,11 +180,11 @@ The description is a list; of each call all but service and method may be left o
       every: 10ms         # … one after the other
       direction: server   # which sidecar sees it: client (default), the caller's, or server, the provider's
       application: orders # of that sidecar's workload; sidecars of different applications know nothing of each other
-      protocol: dubbo     # or bolt
+      protocol: dubbo     # or bolt, http or triple
       service: demo.OrderService
       version: 1.0.0
       group: g
-      method: create
+      method: create      # of http: GET /orders/17, and service is the host
       caller: web
       callerIP: 10.0.0.7
       callerIdentity: spiffe://cluster.local/ns/shop/sa/web
@@ -266,9 +272,15 @@ type dryEvent struct {
 	at   policy.Nanos
 	seq  int
 	call *dryCall
-	conn *filter.Conn // of an end
+	conn dryEnd // of an end
 	side *drySidecar
 	free bool // nothing but that delayed calls go on
+}
+
+// dryEnd is a call that is under way: its connection, or its request.
+type dryEnd struct {
+	conn   *filter.Conn
+	stream *filter.Stream
 }
 
 // dryQueue orders events by time; those of one time as they came.
@@ -302,7 +314,7 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 	slices.SortFunc(rules, func(a, b governance.Rule) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	compiled := governance.Compile(rules, nil, governance.Options{})
+	compiled := governance.Compile(rules, governance.Ports{}, governance.Options{})
 	conf, err := json.Marshal(compiled.Plugin)
 	if err != nil {
 		return nil, err
@@ -340,7 +352,7 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 			e.side.release(e.at)
 			continue
 		}
-		if e.conn != nil {
+		if e.conn != (dryEnd{}) {
 			e.side.end(&e)
 			continue
 		}
@@ -374,7 +386,7 @@ func dry(rules []governance.Rule, calls []dryCall) (*dryRun, error) {
 			heap.Push(&queue, dryEvent{at: e.at + delay, seq: seq, side: side, free: true})
 			seq++
 		}
-		if conn != nil {
+		if conn != (dryEnd{}) {
 			heap.Push(&queue, dryEvent{at: e.at + delay + policy.Nanos(e.call.Duration), seq: seq, call: e.call, conn: conn, side: side})
 			seq++
 		}
@@ -498,9 +510,9 @@ func (d *dryBuffer) Prepend(b []byte) { d.b = append(slices.Clone(b), d.b...) }
 // Replace implements filter.Buffer.
 func (d *dryBuffer) Replace(b []byte) { d.b = slices.Clone(b) }
 
-// begin makes a call, on a connection of its own, and returns what became of it; the connection is nil where it has ended already. delay is how long
+// begin makes a call, on a connection of its own, and returns what became of it; there is no end where it has ended already. delay is how long
 // the call is held back.
-func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay policy.Nanos) {
+func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ dryEnd, delay policy.Nanos) {
 	c := e.call
 	result := dryResult{Call: string(c.Service) + "/" + string(c.Method), Result: "passed"}
 	dir := policy.DirectionClient
@@ -510,18 +522,21 @@ func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay poli
 	s.clock, s.peer, s.did = e.at, c, nil
 	s.plugin.Tick()
 	s.did = nil
+	if c.http() {
+		return s.beginHTTP(result, c, dir)
+	}
 	conn := s.plugin.NewConn(dir)
 	w := dryWires[cmp.Or(c.Protocol, "dubbo")]
 	request := w.request(c)
 	sent := s.data(conn, filter.Downstream, request)
 	s.plugin.Flush()
 	if slices.Equal(sent, request) {
-		return result, conn, 0
+		return result, dryEnd{conn: conn}, 0
 	}
 	if due, ok := conn.Due(); ok {
 		delay = due - s.clock
 		result.Result, result.Reason = "delayed", time.Duration(delay).String()
-		return result, conn, delay
+		return result, dryEnd{conn: conn}, delay
 	}
 	// It was rejected: what goes on is a heartbeat, or nothing; the heartbeat's answer becomes the rejection.
 	result.Result = "dropped"
@@ -530,13 +545,14 @@ func (s *drySidecar) begin(e *dryEvent) (_ dryResult, _ *filter.Conn, delay poli
 		result.Result, result.Reason = rejection(w.codec, answer)
 	}
 	conn.End()
-	return result, nil, 0
+	return result, dryEnd{}, 0
 }
 
 // release lets the calls go on whose time has come.
 func (s *drySidecar) release(now policy.Nanos) {
 	s.clock = now
 	s.vm.Release(func(*filter.Conn) bool { return true }, func(*filter.Conn, []byte) {})
+	s.vm.Proceed(func(*filter.Stream) {})
 }
 
 // rejection reads what a caller gets instead of what it has asked for.
@@ -556,11 +572,15 @@ func rejection(codec protocol.Codec, answer []byte) (result, reason string) {
 // end ends a call as it was described.
 func (s *drySidecar) end(e *dryEvent) {
 	s.clock, s.peer = e.at, e.call
+	if e.conn.stream != nil {
+		endHTTP(e.conn.stream, e.call)
+		return
+	}
 	if e.call.Outcome != "closed" && !e.call.OneWay {
 		w := dryWires[cmp.Or(e.call.Protocol, "dubbo")]
-		s.data(e.conn, filter.Upstream, w.response(cmp.Or(e.call.Outcome, "ok")))
+		s.data(e.conn.conn, filter.Upstream, w.response(cmp.Or(e.call.Outcome, "ok")))
 	}
-	e.conn.End()
+	e.conn.conn.End()
 }
 
 func (s *drySidecar) data(conn *filter.Conn, side filter.Side, b []byte) []byte {

@@ -235,6 +235,24 @@ func TestRuleDryRun(t *testing.T) {
 	}
 }
 
+// HTTP and Triple go through the filter's own code for them.
+func TestDryRunHTTP(t *testing.T) {
+	r := invoke(t, "", "rule", "dry-run", "-f", "testdata/dryrun-http/rules.yaml", "--calls", "testdata/dryrun-http/calls.yaml", "--each")
+	if r.code != ExitOK {
+		t.Fatalf("code %d: %s", r.code, r.err)
+	}
+	golden(t, "rule-dry-run-http.txt", r.out)
+	for call, want := range map[string]string{
+		"{protocol: http, service: a, method: orders}":            "must be like GET /orders/17",
+		"{protocol: triple, service: a, method: m, oneWay: true}": "does not go with http and triple",
+		"{protocol: https, service: a, method: m}":                "must be one of dubbo, bolt, http, triple",
+	} {
+		if r := invoke(t, "calls: ["+call+"]", "rule", "dry-run", "-f", "testdata/dryrun-http/rules.yaml", "--calls", "-"); r.code == ExitOK || !strings.Contains(r.err, want) {
+			t.Errorf("%s: code %d: %s", call, r.code, r.err)
+		}
+	}
+}
+
 // A dry run keeps the promises of a token bucket: in any interval no more than the burst and what the rate gives.
 func TestDryRunAtRate(t *testing.T) {
 	rules, err := governance.Parse([]byte("apiVersion: governance.isthmus.io/v1alpha1\nkind: ThrottleRule\nmetadata: {name: r}\nspec: {threshold: 100, burst: 10}\n"))

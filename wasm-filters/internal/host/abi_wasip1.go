@@ -41,6 +41,16 @@ func proxyCloseStream(kind uint32) uint32
 //go:wasmimport env proxy_continue_stream
 func proxyContinueStream(kind uint32) uint32
 
+//go:wasmimport env proxy_get_header_map_value
+func proxyGetHeaderMapValue(kind uint32, key unsafe.Pointer, keyLength uint32, data, size unsafe.Pointer) uint32
+
+//go:wasmimport env proxy_add_header_map_value
+func proxyAddHeaderMapValue(kind uint32, key unsafe.Pointer, keyLength uint32, value unsafe.Pointer, length uint32) uint32
+
+//go:wasmimport env proxy_send_local_response
+func proxySendLocalResponse(status uint32, details unsafe.Pointer, detailsLength uint32, body unsafe.Pointer, bodyLength uint32,
+	headers unsafe.Pointer, headersLength uint32, grpc int32) uint32
+
 //go:wasmimport env proxy_set_effective_context
 func proxySetEffectiveContext(id uint32) uint32
 
@@ -61,9 +71,14 @@ const (
 	bufferVMConf      = 6
 	bufferPluginConf  = 7
 
+	headersRequest   = 0
+	headersResponse  = 2
+	trailersResponse = 3
+
 	metricCounter = 0
 	metricGauge   = 1
 
+	streamRequest    = 0
 	streamDownstream = 2
 	streamUpstream   = 3
 
@@ -86,10 +101,20 @@ var (
 // call that fetches them. With an allocation for each fetch, as a module would usually do, every callback would make garbage.
 var target []byte
 
+// limit is how long what comes from the host may be; refused says that something was longer. 0: there is no limit.
+var (
+	limit   uint32
+	refused bool
+)
+
 //go:wasmexport proxy_on_memory_allocate
 func memoryAllocate(size uint32) unsafe.Pointer {
 	if size == 0 {
 		size = 1
+	}
+	if limit > 0 && size > limit {
+		refused = true
+		return nil // the host's function fails
 	}
 	if uint32(len(target)) >= size {
 		return unsafe.Pointer(unsafe.SliceData(target))

@@ -14,7 +14,7 @@ const tickMillis = 1000
 var (
 	vm      *filter.VM
 	plugins = make(map[uint32]*filter.Plugin)
-	parents = make(map[uint32]uint32) // plugin of each connection that has not begun
+	parents = make(map[uint32]uint32) // plugin of each connection or request that has not begun
 	conns   = make(map[uint32]*filter.Conn)
 	data    buffer
 )
@@ -89,6 +89,7 @@ func onTick(id uint32) {
 		p.Tick()
 	}
 	vm.Release(ready, pass)
+	vm.Proceed(proceed)
 	hasty = false
 	for c := vm.Waking(); c != nil; c = vm.Waking() {
 		wake(c)
@@ -239,13 +240,16 @@ func onDone(id uint32) uint32 {
 	return 1
 }
 
+// onLog is the end of an HTTP request, whatever became of it; its properties are still there.
+//
 //go:wasmexport proxy_on_log
-func onLog(_ uint32) {}
+func onLog(id uint32) { endStream(id) }
 
 //go:wasmexport proxy_on_delete
 func onDelete(id uint32) {
 	delete(parents, id)
 	end(id)
+	endStream(id)
 	onDone(id)
 }
 

@@ -12,6 +12,7 @@ import (
 type Params struct {
 	Code       protocol.Code
 	Message    string
+	Status     uint16       // of HTTP, in the place of the code's own; 0: that one
 	PerMillion uint32       // how many of a million calls fail
 	Delay      policy.Nanos // holds calls back for so long instead; 0: they fail
 }
@@ -20,7 +21,7 @@ type Params struct {
 type Rule struct {
 	policy.Rule
 	params Params
-	answer *policy.Answer // nil where there is no message
+	answer *policy.Answer // nil where there is neither message nor status
 	random uint64
 }
 
@@ -29,8 +30,8 @@ const million = 1_000_000
 // New returns a rule. Its random numbers depend on its name only.
 func New(name string, p Params, observe bool) *Rule {
 	r := &Rule{Rule: policy.NewRule(name, observe), params: p}
-	if p.Message != "" {
-		r.answer = &policy.Answer{Message: p.Message}
+	if p.Message != "" || p.Status != 0 {
+		r.answer = &policy.Answer{Message: p.Message, Status: p.Status}
 	}
 	r.random = 14695981039346656037 // FNV-1a
 	for i := range len(name) {

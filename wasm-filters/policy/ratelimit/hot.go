@@ -69,6 +69,11 @@ func NewHot(name string, p HotParams, observe bool, shared policy.Shared, scope 
 	// All workers need one seed. As with a bucket, Envoy's main thread is the first.
 	v, _, ok := shared.Get(r.value[:0], k)
 	if !ok || len(v) != 8 {
+		// The lines come first: of two workers that make one at the same moment each would forget what the other has put there.
+		for n := range r.lines {
+			binary.LittleEndian.PutUint32(r.key[r.prefix:], n)
+			shared.CompareAndSwap(r.key, empty[:], 0)
+		}
 		shared.CompareAndSwap(k, binary.LittleEndian.AppendUint64(r.value[:0], r.seed), 0)
 	} else {
 		r.seed = binary.LittleEndian.Uint64(v)

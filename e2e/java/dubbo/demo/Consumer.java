@@ -34,7 +34,7 @@ public final class Consumer {
         ReferenceConfig<GreetService> greetReference = new ReferenceConfig<>();
         greetReference.setId("greet"); // Dubbo 2.7 takes two without an id for one
         greetReference.setInterface(GreetService.class);
-        greetReference.setVersion("1.0.0");
+        greetReference.setVersion(System.getProperty("greet.version", "1.0.0"));
         greetReference.setGroup("g1");
         ReferenceConfig<StockService> stockReference = new ReferenceConfig<>();
         stockReference.setId("stock");

@@ -62,7 +62,7 @@ public final class Provider {
         greet.setId("greet"); // Dubbo 2.7 takes two without an id for one
         greet.setInterface(GreetService.class);
         greet.setRef(new Greet());
-        greet.setVersion("1.0.0");
+        greet.setVersion(System.getProperty("greet.version", "1.0.0"));
         greet.setGroup("g1");
         ServiceConfig<StockService> stock = new ServiceConfig<>();
         stock.setId("stock");
