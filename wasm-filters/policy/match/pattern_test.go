@@ -1,8 +1,10 @@
 package match
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -128,6 +130,9 @@ func FuzzPattern(f *testing.F) {
 			flags, rest = "(?i)", s
 		}
 		re, err := regexp.Compile(fmt.Sprintf(`%s\A(?:%s)\z`, flags, rest))
+		if e := new(syntax.Error); errors.As(err, &e) && e.Code == syntax.ErrInvalidRepeatSize {
+			return // it bounds how often repetitions within each other repeat, and we what comes of them
+		}
 		if err != nil {
 			t.Fatalf("%q: regexp says %v", expr, err)
 		}
