@@ -201,8 +201,8 @@ func TestEverythingArrives(t *testing.T) {
 	if n := len(names(held, "ServiceEntry")); n < 20 {
 		t.Errorf("only %d ServiceEntries", n)
 	}
-	if n := len(names(held, "TrafficExtension")); n != 1 {
-		t.Errorf("%d TrafficExtensions, want 1", n)
+	if n := len(names(held, "TrafficExtension")); n != 2 {
+		t.Errorf("%d TrafficExtensions, want that of the network filter and that of the HTTP filter", n)
 	}
 	var services api.ServiceList
 	b.must(b.api(t.Context(), "/api/v1/services?limit=1000", &services))
