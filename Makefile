@@ -147,5 +147,5 @@ generated:
 
 e2e:
 	$(call need,$(NEED_BUILD) $(NEED_PEERS))
-	$(call step,e2e: three packages at a time$(comma) which mostly wait for their peers)
-	@go test -p 3 -count 1 -timeout $(E2E_TIMEOUT) $(E2E_PKGS)
+	$(call step,e2e: two packages at a time$(comma) which mostly wait for their peers)
+	@go test -p 2 -count 1 -timeout $(E2E_TIMEOUT) $(E2E_PKGS)
