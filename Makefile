@@ -18,7 +18,7 @@ UNIT_TIMEOUT ?= 10m
 
 # The race detector is for the packages that have goroutines. The filter has none, and its tests count allocations,
 # which the detector changes. go-zookeeper v1.0.4 races with itself: sendSetWatches reads what its receiver writes, at a session that goes on.
-RACY_PKGS  = $(shell go list ./adapters/zookeeper 2>/dev/null)
+RACY_PKGS  = $(shell go list ./adapters/zookeeper ./tools/isthmusctl/cli 2>/dev/null)
 RACE_PKGS  = $(filter-out $(RACY_PKGS),$(shell go list ./adapters/... ./mcp-server/... ./tools/... ./manifests/... 2>/dev/null))
 PLAIN_PKGS = $(shell go list ./wasm-filters/... 2>/dev/null) $(RACY_PKGS)
 # The longest first: what is last runs alone.
