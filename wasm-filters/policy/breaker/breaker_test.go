@@ -192,11 +192,7 @@ func TestInvariants(t *testing.T) {
 			store := policytest.NewStore()
 			var rules []*Rule
 			var sets []*Set
-			for range max(workers, 1) {
-				var shared policy.Shared
-				if workers > 0 {
-					shared = store
-				}
+			for _, shared := range store.Workers(workers) {
 				r, s := worker(p, false, shared)
 				rules, sets = append(rules, r), append(sets, s)
 			}

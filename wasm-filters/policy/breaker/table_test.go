@@ -95,11 +95,7 @@ func TestTableIsBounded(t *testing.T) {
 		store := policytest.NewStore()
 		var rules []*Rule
 		var sets []*Set
-		for range max(workers, 1) {
-			var shared policy.Shared
-			if workers > 0 {
-				shared = store
-			}
+		for _, shared := range store.Workers(workers) {
 			r, s := worker(perEndpoint, false, shared)
 			rules, sets = append(rules, r), append(sets, s)
 		}

@@ -17,11 +17,7 @@ func TestExact(t *testing.T) {
 		store := policytest.NewStore()
 		var all, some []*Rule
 		var sets []*Set
-		for range max(workers, 1) {
-			var shared policy.Shared
-			if workers > 0 {
-				shared = store
-			}
+		for _, shared := range store.Workers(workers) {
 			a, b := New("all", 10, false, shared, "x"), New("some", 4, false, shared, "x")
 			b.Renew(false, policy.Conditions{{Subject: policy.SubjectAttachment, Exists: true}})
 			all, some, sets = append(all, a), append(some, b), append(sets, NewSet([]*Rule{a, b}, 5))

@@ -20,6 +20,18 @@ func NewStore() *Store {
 	return &Store{values: make(map[string][]byte), marks: make(map[string]uint32)}
 }
 
+// Workers returns what each of n workers has for a store: s, which they share. 0 is one worker that is alone and has none.
+func (s *Store) Workers(n int) []policy.Shared {
+	if n == 0 {
+		return []policy.Shared{nil}
+	}
+	stores := make([]policy.Shared, n)
+	for i := range stores {
+		stores[i] = s
+	}
+	return stores
+}
+
 // Get implements policy.Shared.
 func (s *Store) Get(dst, key []byte) ([]byte, uint32, bool) {
 	s.Calls++

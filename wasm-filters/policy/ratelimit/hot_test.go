@@ -34,11 +34,7 @@ func TestHotNeverMore(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(i), uint64(workers)))
 			store := policytest.NewStore()
 			var sets []*HotSet
-			for range max(workers, 1) {
-				var shared policy.Shared
-				if workers > 0 {
-					shared = store
-				}
+			for _, shared := range store.Workers(workers) {
 				_, s := hotSet(hotParams(p, 100_000), false, shared)
 				sets = append(sets, s)
 			}

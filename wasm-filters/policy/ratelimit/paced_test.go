@@ -57,11 +57,7 @@ func TestPacedNeverMore(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(p.Threshold), uint64(workers)))
 				store := policytest.NewStore()
 				var sets []*PacedSet
-				for range max(workers, 1) {
-					var shared policy.Shared
-					if workers > 0 {
-						shared = store
-					}
+				for _, shared := range store.Workers(workers) {
 					_, s := pacedSet(p, second, false, shared)
 					sets = append(sets, s)
 				}

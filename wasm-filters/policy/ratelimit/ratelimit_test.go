@@ -38,13 +38,8 @@ func TestNeverMore(t *testing.T) {
 			t.Run(fmt.Sprintf("%d/%d workers", i, workers), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(i), uint64(workers)))
 				var sets []Set
-				shared := policytest.NewStore()
-				for range max(workers, 1) {
-					var s policy.Shared
-					if workers > 0 {
-						s = shared
-					}
-					sets = append(sets, Set{New("r", p, false, s, "x")})
+				for _, shared := range policytest.NewStore().Workers(workers) {
+					sets = append(sets, Set{New("r", p, false, shared, "x")})
 				}
 				start := policy.Nanos(rng.Int64N(1 << 50))
 				now := start

@@ -19,11 +19,7 @@ func TestWarmUpRises(t *testing.T) {
 					store := policytest.NewStore()
 					w := WarmUp{Period: 20 * second, ColdFactor: factor}
 					var sets []Set
-					for range max(workers, 1) {
-						var shared policy.Shared
-						if workers > 0 {
-							shared = store
-						}
+					for _, shared := range store.Workers(workers) {
 						sets = append(sets, Set{NewWarm("r", p, w, false, shared, "x")})
 					}
 					rate := float64(p.Threshold) / (float64(p.Interval) / float64(second))
@@ -70,11 +66,7 @@ func TestWarmUpNeverMore(t *testing.T) {
 			store := policytest.NewStore()
 			w := WarmUp{policy.Nanos(1 + rng.Int64N(int64(10*second))), uint32(2 + rng.IntN(99))}
 			var sets []Set
-			for range max(workers, 1) {
-				var shared policy.Shared
-				if workers > 0 {
-					shared = store
-				}
+			for _, shared := range store.Workers(workers) {
 				sets = append(sets, Set{NewWarm("r", p, w, false, shared, "x")})
 			}
 			start := policy.Nanos(rng.Int64N(1 << 50))
