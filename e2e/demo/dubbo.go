@@ -451,14 +451,18 @@ func throttle(ctx context.Context, t *story) error {
 	if err := t.mesh.RemoveRule(ruleName); err != nil {
 		return err
 	}
-	m = t.consumer.Mark()
-	if err := t.consumer.Until(ctx, "to be free again", m, func(s []caller.Tally, _ []caller.Fault) bool {
-		return len(s) > 1 && s[len(s)-1].Total().Errors == 0
-	}); err != nil {
+	if err := t.free(ctx); err != nil {
 		return err
 	}
 	t.ok("the rule is taken away, and all calls come through, %s", since(begin))
 	return nil
+}
+
+// free waits until no call of the consumer fails any more.
+func (t *story) free(ctx context.Context) error {
+	return t.consumer.Until(ctx, "to be free again", t.consumer.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
+		return len(s) > 1 && s[len(s)-1].Total().Errors == 0
+	})
 }
 
 // connections lists the established connections of a machine to providers' ports, as local port -> address.

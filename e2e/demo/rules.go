@@ -91,10 +91,7 @@ spec:
 			return err
 		}
 	}
-	m = t.consumer.Mark()
-	if err := t.consumer.Until(ctx, "to be free again", m, func(s []caller.Tally, _ []caller.Fault) bool {
-		return len(s) > 1 && s[len(s)-1].Total().Errors == 0
-	}); err != nil {
+	if err := t.free(ctx); err != nil {
 		return err
 	}
 	t.ok("the rules are taken away, and all calls come through, %s", since(begin))

@@ -83,9 +83,7 @@ func (l *link) must(err error) {
 
 func (l *link) until(what string, condition func(ctx context.Context) error) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), within)
-	defer cancel()
-	l.must(machine.Until(ctx, what, condition))
+	rig.Until(l.t, within, what, condition)
 }
 
 // serve is the provider's program. It answers each Dubbo request by a response with the request's id and each heartbeat by its

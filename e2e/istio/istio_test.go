@@ -18,7 +18,6 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/adapterstest"
 	"github.com/isthmus-mesh/isthmus/adapters/zookeeper/zktest"
-	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
@@ -86,9 +85,7 @@ func (b *bridge) must(err error) {
 // until waits for a condition.
 func (b *bridge) until(what string, condition func(ctx context.Context) error) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), within)
-	defer cancel()
-	b.must(machine.Until(ctx, what, condition))
+	rig.Until(b.t, within, what, condition)
 }
 
 // list is a file with services that have one endpoint each.

@@ -131,9 +131,7 @@ func (l *lifted) must(err error) {
 // until waits for a condition.
 func (l *lifted) until(what string, condition func(ctx context.Context) error) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), within)
-	defer cancel()
-	l.must(machine.Until(ctx, what, condition))
+	rig.Until(l.t, within, what, condition)
 }
 
 // has holds the consumer's sidecar to the endpoints of the greeting service.

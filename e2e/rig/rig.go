@@ -118,3 +118,13 @@ func Mesh(t testing.TB) *mesh.Mesh {
 	})
 	return m
 }
+
+// Until waits until condition returns nil, at most for within. If it does not, the test ends with what it was waiting for and what condition said last.
+func Until(t testing.TB, within time.Duration, what string, condition func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), within, fmt.Errorf("not within %s", within))
+	defer cancel()
+	if err := machine.Until(ctx, what, condition); err != nil {
+		t.Fatal(err)
+	}
+}

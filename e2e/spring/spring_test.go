@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
@@ -48,9 +47,7 @@ func (b *bed) must(err error) {
 
 func (b *bed) until(what string, condition func(ctx context.Context) error) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
-	defer cancel()
-	b.must(machine.Until(ctx, what, condition))
+	rig.Until(b.t, within, what, condition)
 }
 
 func newBed(t *testing.T) *bed {
