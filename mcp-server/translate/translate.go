@@ -33,6 +33,12 @@ type Options struct {
 	EndpointsOnly bool
 	// Lift selects the services whose calls travel as HTTP/2 streams, as far as they can.
 	Lift []LiftSelector
+	// TrustDomain is what identities begin with. Default "cluster.local".
+	TrustDomain string
+	// Identities are the providers whose sidecars have certificates.
+	Identities []Identity
+
+	byAddress map[string]string // service accounts
 }
 
 func (o Options) withDefaults() Options {
@@ -42,8 +48,12 @@ func (o Options) withDefaults() Options {
 	if !o.VirtualAddresses.IsValid() {
 		o.VirtualAddresses = DefaultVirtualAddresses
 	}
+	o.TrustDomain = cmp.Or(o.TrustDomain, defaultTrustDomain)
 	return o
 }
+
+// defaultTrustDomain is Istio's.
+const defaultTrustDomain = "cluster.local"
 
 // exportToNobody is Istio's way to hide a service from callers. Its endpoints' own sidecars find it all the same.
 const exportToNobody = "~"
@@ -94,22 +104,24 @@ type Service struct {
 	Lifted   bool // its calls travel as HTTP/2 streams, see Translation.Lifted
 }
 
-// Istio renders a snapshot as ServiceEntries, and a WorkloadEntry for each address.
+// Istio renders a snapshot as ServiceEntries, a WorkloadEntry for each address, and a DestinationRule for each port whose endpoints all
+// have an identity.
 func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
 	t := Translate(s, o)
 	return t.Set(), t.Problems
 }
 
-// Set returns the ServiceEntries and WorkloadEntries. It is made when it is first asked for, which takes about as long as all else: who
+// Set returns the ServiceEntries, WorkloadEntries and DestinationRules. It is made when it is first asked for, which takes about as long as all else: who
 // only wants the rest need not wait. It may be called from any goroutine.
 func (t *Translation) Set() resource.Set { return t.set() }
 
-// Translate renders a snapshot as ServiceEntries and WorkloadEntries and tells what it made of each service.
+// Translate renders a snapshot as Istio does, and tells what it made of each service.
 func Translate(s *model.Snapshot, o Options) *Translation {
 	o = o.withDefaults()
 	t := &Translation{}
 	var problems problems
 	labels := labelsByAddress(s.Services, &problems)
+	o.byAddress = o.accounts(labels, &problems)
 	shared := sharedPorts(s.Services)
 	var parts []part
 	seen := make(map[model.Key]bool, len(s.Services))
@@ -129,7 +141,8 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	}
 	virtual := allocate(o.VirtualAddresses, hosts)
 
-	ports := map[uint16]bool{}     // of TCP endpoints
+	ports := map[uint16]bool{} // of TCP endpoints
+	callees := map[uint16]*callees{}
 	listening := map[uint16]bool{} // and of TCP services
 	lifted := map[uint16]bool{}
 	var resources []resource.Resource
@@ -158,6 +171,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			listening[port] = true
 			for _, e := range p.endpoints {
 				ports[e.Port], listening[e.Port] = true, true
+				o.callee(callees, e)
 			}
 		}
 		// Without an address a TCP service would take every connection to its port, whoever it is for.
@@ -173,6 +187,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			continue
 		}
 		resources = append(resources, o.catchAll(port))
+		resources = append(resources, o.dialled(port, callees[port], &problems)...)
 	}
 	resources = append(resources, o.providers(t.Lifted)...)
 	resources = append(resources, o.workloads(s.Services)...)
@@ -330,7 +345,7 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 			continue
 		}
 		svc.Carried++
-		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality)}
+		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality), ServiceAccount: o.byAddress[e.Address]}
 		if e.Port != svc.Port {
 			we.Ports = map[string]uint32{svc.PortName: uint32(e.Port)}
 		}

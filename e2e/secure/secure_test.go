@@ -1,0 +1,260 @@
+// Package secure_test holds identities to real peers: stock Envoys with certificates as Istio's agent hands them out, under a stock
+// istiod, speak mutual TLS for ordinary Dubbo applications, and who may call what is decided by who the caller is.
+package secure_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
+	"github.com/isthmus-mesh/isthmus/e2e/machine"
+	"github.com/isthmus-mesh/isthmus/e2e/mesh"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+	"github.com/isthmus-mesh/isthmus/e2e/rig"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3}, rig.FilterPeers...)...))
+}
+
+const (
+	within = 90 * time.Second
+	port   = 20880
+
+	provider, friend, stranger = "provider", "friend", "stranger" // machines
+	providerApp                = "greet-provider"
+)
+
+// apps are the applications on the machines, and by them the identities of the sidecars.
+var apps = map[string]string{provider: providerApp, friend: "friend-app", stranger: "stranger-app"}
+
+// bed is a mesh with a provider that insists on mutual TLS, and two callers.
+type bed struct {
+	*mesh.Mesh
+	t        *testing.T
+	sidecars map[string]*mesh.Sidecar
+	callers  map[string]*caller.Caller
+}
+
+func (b *bed) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bed) until(what string, condition func(ctx context.Context) error) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
+	defer cancel()
+	b.must(machine.Until(ctx, what, condition))
+}
+
+const strict = `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: default}
+spec:
+  selector: {matchLabels: {app: ` + providerApp + `}}
+  mtls: {mode: STRICT}
+`
+
+func newBed(t *testing.T, lift any) *bed {
+	t.Helper()
+	b := &bed{Mesh: rig.Mesh(t), t: t, sidecars: map[string]*mesh.Sidecar{}, callers: map[string]*caller.Caller{}}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		for _, s := range b.sidecars {
+			b.Autopsy(ctx, s)
+		}
+	})
+	ctx := t.Context()
+	b.must(b.Secure())
+	b.must(b.StartZooKeeper(ctx))
+	b.must(b.ConfigureServer(mesh.ServerOptions{
+		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
+		Identities: []any{map[string]any{"application": "greet-*"}},
+		Lift:       lift,
+	}))
+	b.must(b.StartServer(ctx))
+	b.must(b.StartIstiod(ctx))
+	b.must(b.ApplyIstio("strict", strict))
+	for name, app := range apps {
+		s, err := b.StartSidecar(ctx, name, app)
+		b.must(err)
+		b.sidecars[name] = s
+	}
+	p, err := b.StartJava(provider, mesh.JVM{Peer: peer.Dubbo3, Name: providerApp, Main: "demo.Provider", Options: []string{
+		"-Ddubbo.application.name=" + providerApp, "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(), fmt.Sprintf("-Ddubbo.protocol.port=%d", port),
+	}})
+	b.must(err)
+	_, err = p.UntilLine(ctx, "the provider to register", ready)
+	b.must(err)
+	for name, s := range b.sidecars {
+		b.until("the filter of "+name, func(ctx context.Context) error { return s.Filtered(ctx, port, name == provider) })
+	}
+	b.until("the provider to insist on mutual TLS", b.insists)
+	var g errgroup.Group
+	processes := map[string]*machine.Process{}
+	for _, name := range []string{friend, stranger} {
+		p, err := b.StartJava(name, mesh.JVM{Peer: peer.Dubbo3, Name: apps[name], Main: "demo.Consumer", Options: []string{
+			"-Ddubbo.application.name=" + apps[name], "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
+			"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0", "-Dcalls=sayHello=20,echo=10",
+		}})
+		b.must(err)
+		processes[name] = p
+		g.Go(func() error {
+			_, err := p.UntilLine(ctx, name+" to find its provider", ready)
+			return err
+		})
+	}
+	b.must(g.Wait())
+	for name, p := range processes {
+		b.callers[name] = caller.Follow(p)
+	}
+	return b
+}
+
+func ready(line string) bool { return line == "READY" }
+
+// insists says whether the provider's sidecar refuses plaintext: a machine without a sidecar sends the provider a heartbeat.
+func (b *bed) insists(ctx context.Context) error {
+	outside, err := b.Machine(mesh.ZooKeeperMachine)
+	if err != nil {
+		return err
+	}
+	c, err := outside.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", b.sidecars[provider].Machine().Address(), port))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	heartbeat := []byte{0xda, 0xbb, 0xe2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 'N'}
+	if _, err := c.Write(heartbeat); err != nil {
+		return nil
+	}
+	switch n, err := io.ReadFull(c, make([]byte, len(heartbeat))); {
+	case err == nil:
+		return errors.New("it answers in plaintext")
+	case errors.Is(err, os.ErrDeadlineExceeded), n > 0:
+		return err
+	}
+	return nil // closed
+}
+
+// sees waits until a caller's calls are, for a second, as want has it.
+func (b *bed) sees(who, what string, want func(second caller.Tally) error) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
+	defer cancel()
+	c := b.callers[who]
+	var last error
+	if err := c.Until(ctx, what, c.Mark(), func(s []caller.Tally, _ []caller.Fault) bool {
+		if len(s) < 2 { // the second that is under way belongs half to what was before
+			return false
+		}
+		last = want(s[len(s)-1])
+		return last == nil
+	}); err != nil {
+		b.t.Fatalf("%s: %v: %v", who, err, last)
+	}
+}
+
+// allowed: no call fails.
+func allowed(second caller.Tally) error {
+	if n := second.Total(); second["sayHello"].OK == 0 || second["echo"].OK == 0 || n.Errors+n.Exceptions > 0 {
+		return fmt.Errorf("not all is well: %s", second)
+	}
+	return nil
+}
+
+// denied: the calls of these methods fail, and no others.
+func denied(methods ...string) func(second caller.Tally) error {
+	return func(second caller.Tally) error {
+		n := second.Total()
+		for _, m := range methods {
+			if second[m].OK > 0 || second[m].Errors == 0 {
+				return fmt.Errorf("%s is not denied: %s", m, second)
+			}
+			n.Errors -= second[m].Errors
+		}
+		if n.Errors > 0 {
+			return fmt.Errorf("others are denied, too: %s", second)
+		}
+		return nil
+	}
+}
+
+// told says that a caller has seen an error with such a text.
+func (b *bed) told(who, text string) {
+	b.t.Helper()
+	_, faults := b.callers[who].Since(caller.Mark{})
+	for _, f := range faults {
+		if f.Error == "org.apache.dubbo.rpc.RpcException" && strings.Contains(f.Message, text) {
+			return
+		}
+	}
+	b.t.Errorf("%s was never told %q: %+v", who, text, faults)
+}
+
+// count adds up a counter of a sidecar over the samples that carry these labels.
+func (b *bed) count(ctx context.Context, who, name string, labels map[string]string) (sum int, err error) {
+	samples, err := b.sidecars[who].Metrics(ctx, name)
+next:
+	for _, s := range samples {
+		for k, v := range labels {
+			if s.Labels[k] != v {
+				continue next
+			}
+		}
+		sum += int(s.Value)
+	}
+	return sum, err
+}
+
+const access = `apiVersion: governance.isthmus.io/v1alpha1
+kind: AccessRule
+metadata: {name: friends}
+spec:
+  direction: server
+  mode: %s
+  target: {service: demo.GreetService, method: sayHello}
+  action: deny
+  match: [{subject: callerIdentity, operator: equals, values: ["%s"]}]
+`
+
+// TestPassthrough: calls that go as they are go through mutual TLS, and the provider's filter knows by whom they are.
+func TestPassthrough(t *testing.T) {
+	b := newBed(t, nil)
+	for _, who := range []string{friend, stranger} {
+		b.sees(who, "to call", allowed)
+	}
+	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "observe", mesh.Identity(apps[stranger]))))
+	b.until("the observer to count", func(ctx context.Context) error {
+		n, err := b.count(ctx, provider, "isthmus_rule_hits_total", map[string]string{"rpc_rule_name": "default/friends", "rpc_rule_action": "would_reject"})
+		if err == nil && n == 0 {
+			err = errors.New("it has counted nothing")
+		}
+		return err
+	})
+	for _, who := range []string{friend, stranger} {
+		b.sees(who, "to be left alone by an observer", allowed)
+	}
+	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "intercept", mesh.Identity(apps[stranger]))))
+	b.sees(stranger, "to be denied", denied("sayHello"))
+	b.sees(friend, "to be allowed", allowed)
+	b.told(stranger, `isthmus: denied: rule "default/friends"`)
+}
