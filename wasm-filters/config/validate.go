@@ -95,7 +95,7 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxCallers", m.MaxCallers, 1, maxLabelValues)
 	v.bounds("metrics.maxSeries", m.MaxSeries, 1, maxLabelValues)
 	v.lift(p.Lift)
-	v.lower(p.Lower)
+	v.lower(p.Lower, p.Lift != nil)
 	v.rules(p)
 	return v.faults
 }

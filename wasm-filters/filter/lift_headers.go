@@ -18,6 +18,7 @@ const (
 	headerOneWay   = "x-isthmus-oneway"
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
+	headerGRPC     = "grpc-status" // grpcCode, for whoever counts calls; the content type is not gRPC's, so nothing acts on it
 
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"
@@ -276,7 +277,47 @@ func statusOfCode(c protocol.Code) uint16 {
 	return 500
 }
 
-// codeOf is the reverse, for responses that are Envoy's own, with the outcome for the metrics.
+// A grpcCode is how gRPC names how a call ended (google.rpc.Code).
+type grpcCode uint8
+
+const grpcOK grpcCode = 0
+
+// grpcOf is the code of a response. Other than the HTTP status it tells that the business code threw: it is there to be seen, not to
+// be acted upon.
+func grpcOf(o protocol.Outcome) grpcCode {
+	switch o {
+	case protocol.OutcomeException:
+		return 2 // UNKNOWN
+	case protocol.OutcomeBadRequest:
+		return 3 // INVALID_ARGUMENT
+	case protocol.OutcomeTimeout:
+		return 4 // DEADLINE_EXCEEDED
+	case protocol.OutcomeOverload:
+		return 8 // RESOURCE_EXHAUSTED
+	case protocol.OutcomeNotFound:
+		return 12 // UNIMPLEMENTED
+	case protocol.OutcomeBadResponse, protocol.OutcomeError:
+		return 13 // INTERNAL
+	}
+	return grpcOK
+}
+
+// grpcOfCode is that of a call that a policy of ours rejected.
+func grpcOfCode(c protocol.Code) grpcCode {
+	switch c {
+	case protocol.CodeThrottled:
+		return 8 // RESOURCE_EXHAUSTED
+	case protocol.CodeUnavailable:
+		return 14 // UNAVAILABLE
+	case protocol.CodeDenied:
+		return 7 // PERMISSION_DENIED
+	case protocol.CodeTimeout:
+		return 4 // DEADLINE_EXCEEDED
+	}
+	return 10 // ABORTED
+}
+
+// codeOf is the reverse of statusOfCode, for responses that are Envoy's own, with the outcome for the metrics.
 func codeOf(status uint16) (protocol.Code, protocol.Outcome) {
 	switch status {
 	case 408, 504:

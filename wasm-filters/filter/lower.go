@@ -1,7 +1,9 @@
 package filter
 
 import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
 )
@@ -58,12 +60,17 @@ func (vm *VM) lowerProtocol(s *h2.Session, b []byte) int {
 	}
 }
 
-// lowerHeaders reads a request's headers: which protocol its body is in. It returns -1 for any that is not ours, and -2 where they
+// lowerHeaders reads a request's headers: which protocol its body is in, and vm.caller. It returns -1 for any that is not ours, and -2 where they
 // cannot be read.
 func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
 	p := -1
+	vm.caller = vm.caller[:0]
 	for d.Begin(block); d.Next(); {
 		name := d.Name()
+		if len(name) == len(config.PeerHeader) && string(name) == config.PeerHeader {
+			vm.caller = append(vm.caller[:0], d.Value()...)
+			continue
+		}
 		if len(name) != len("content-type") || string(name) != "content-type" {
 			continue
 		}
@@ -88,6 +95,9 @@ func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
 func (c *Conn) lowerBegin(r *relay) {
 	rt := c.rt
 	r.mode, r.lower = relayLower, rt.rules.conf.Lower
+	if r.lower.BehindHTTP {
+		c.dir = policy.DirectionServer // the listener has none: it is for the provider all the same
+	}
 	// In the caller's own Envoy the call was seen already.
 	r.governs = c.dir == policy.DirectionServer
 	r.toDown = r.session.Begin(r.toDown[:0], true, rt.rules.conf.Limits.MaxInFlight)
@@ -204,7 +214,28 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	r.partial++
 	e.window = r.session.InitialWindow
 	e.deadline = vm.now() + timeoutOf(c.rt.rules.conf.Limits.CallTimeoutMillis)
+	if n := len(vm.caller); n > 0 && r.lower.BehindHTTP {
+		e.peer = append(vm.holds.get(n)[:0], vm.caller...)
+	}
 	return true
+}
+
+// lowerPeer takes over who makes the call of e: another for each call of the connection, where a connection manager stands before.
+func (c *Conn) lowerPeer(e *relayed) {
+	p := &c.peer
+	p.known, p.AddressKnown, p.Identity = true, false, p.Identity[:0]
+	for i, ch := range e.peer {
+		if ch != ';' {
+			continue
+		}
+		p.Address, p.AddressKnown = match.ParsePeer(e.peer[:i])
+		if id := e.peer[i+1:]; len(id) > 1 || len(id) == 1 && id[0] != '-' {
+			p.Identity = append(p.Identity, id...)
+		}
+		break
+	}
+	c.rt.vm.holds.put(e.peer)
+	e.peer = nil
 }
 
 // appendPlain appends a response without a body.
@@ -255,6 +286,9 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	codec.SetID(body, f, uint64(e.stream))
 	f.ID = uint64(e.stream)
 	now := vm.now()
+	if r.lower.BehindHTTP {
+		c.lowerPeer(e)
+	}
 	if r.governs {
 		vm.lowered = e.stream
 		if v, _ := c.request(Downstream, body, &vm.out, 0, true); v == replace {
@@ -265,7 +299,7 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	vm.wire = append(vm.wire, body...)
 	r.quiet = now
 	if f.Kind == protocol.KindOneWay {
-		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone)
+		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone, grpcOK)
 		r.toDown = h2.AppendHeaders(r.toDown, e.stream, vm.block, true)
 		r.urgent = true
 		c.lowerRemove(r, e)
@@ -286,16 +320,16 @@ func (c *Conn) lowerRefuse(r *relay, refused *call) {
 		return
 	}
 	oneWay := vm.frame.Kind == protocol.KindOneWay
-	status, outcome := statusOfCode(refused.code), protocol.OutcomeRejected
+	status, outcome, grpc := statusOfCode(refused.code), protocol.OutcomeRejected, grpcOfCode(refused.code)
 	if !oneWay {
 		refused.id = e.id
 		codec := c.relayer()
 		vm.reason = vm.answer(vm.reason[:0], codec, refused)
 		if need, err := codec.Decode(&vm.frame, vm.reason); need == 0 && err == nil && vm.frame.Outcome == protocol.OutcomeOK {
-			status, outcome = 200, protocol.OutcomeOK // a value, that a rule has for the call
+			status, outcome, grpc = 200, protocol.OutcomeOK, grpcOK // a value, that a rule has for the call
 		}
 	}
-	vm.block = c.lowerHead(vm.block[:0], status, outcome)
+	vm.block = c.lowerHead(vm.block[:0], status, outcome, grpc)
 	r.toDown = h2.AppendHeaders(r.toDown, e.stream, vm.block, oneWay)
 	if !oneWay {
 		// It is short: a window that is too small for it is not worth the trouble.
@@ -307,13 +341,15 @@ func (c *Conn) lowerRefuse(r *relay, refused *call) {
 }
 
 // lowerHead appends the headers of a response.
-func (c *Conn) lowerHead(dst []byte, status uint16, o protocol.Outcome) []byte {
+func (c *Conn) lowerHead(dst []byte, status uint16, o protocol.Outcome, grpc grpcCode) []byte {
 	vm := c.rt.vm
 	dst = appendStatus(dst, status)
 	vm.text = append(append(vm.text[:0], contentType...), vm.protocols[c.protocol].Codec.Name()...)
 	dst = h2.AppendField(dst, h2.IndexContentType, vm.text)
 	vm.text = append(vm.text[:0], o.String()...)
-	return h2.AppendLiteral(dst, headerOutcome, vm.text)
+	dst = h2.AppendLiteral(dst, headerOutcome, vm.text)
+	vm.text = appendUint(vm.text[:0], uint64(grpc))
+	return h2.AppendLiteral(dst, headerGRPC, vm.text)
 }
 
 // lowerUp makes responses in the streams of what the provider answers.
@@ -384,7 +420,7 @@ func (c *Conn) lowerUp(r *relay, in []byte) (pos int, _ Action) {
 			codec.SetID(in[pos:], f, e.id)
 			e.phase = phaseResponse
 			r.current = e.stream
-			vm.block = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome)
+			vm.block = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome, grpcOf(f.Outcome))
 			vm.wire = h2.AppendHeaders(vm.wire, e.stream, vm.block, false)
 		case protocol.KindHeartbeatAck:
 			r.asked = false
@@ -496,6 +532,7 @@ func (c *Conn) lowerRemove(r *relay, e *relayed) {
 	}
 	r.held -= len(e.body)
 	c.rt.vm.holds.put(e.body)
+	c.rt.vm.holds.put(e.peer)
 	r.streams.remove(e)
 }
 
