@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,7 +233,7 @@ metadata: {name: friends}
 spec:
   direction: server
   mode: %s
-  target: {service: demo.GreetService, method: sayHello}
+  target: {service: demo.GreetService, method: %s}
   action: deny
   match: [{subject: callerIdentity, operator: equals, values: ["%s"]}]
 `
@@ -242,7 +244,7 @@ func TestPassthrough(t *testing.T) {
 	for _, who := range []string{friend, stranger} {
 		b.sees(who, "to call", allowed)
 	}
-	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "observe", mesh.Identity(apps[stranger]))))
+	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "observe", "sayHello", mesh.Identity(apps[stranger]))))
 	b.until("the observer to count", func(ctx context.Context) error {
 		n, err := b.count(ctx, provider, "isthmus_rule_hits_total", map[string]string{"rpc_rule_name": "default/friends", "rpc_rule_action": "would_reject"})
 		if err == nil && n == 0 {
@@ -253,8 +255,114 @@ func TestPassthrough(t *testing.T) {
 	for _, who := range []string{friend, stranger} {
 		b.sees(who, "to be left alone by an observer", allowed)
 	}
-	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "intercept", mesh.Identity(apps[stranger]))))
+	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "intercept", "sayHello", mesh.Identity(apps[stranger]))))
 	b.sees(stranger, "to be denied", denied("sayHello"))
 	b.sees(friend, "to be allowed", allowed)
 	b.told(stranger, `isthmus: denied: rule "default/friends"`)
+}
+
+// policies are an operator's, at the provider: by method and by who calls, and by a header that was an attachment.
+const policies = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: strangers, namespace: default}
+spec:
+  selector: {matchLabels: {app: ` + providerApp + `}}
+  action: DENY
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/stranger-app]}}]
+    to: [{operation: {paths: [/demo.GreetService/sayHello]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: gold, namespace: default}
+spec:
+  selector: {matchLabels: {app: ` + providerApp + `}}
+  action: DENY
+  rules:
+  - when: [{key: "request.headers[x-isthmus-attachment-tenant]", values: [gold]}]
+`
+
+// TestLifted: calls that travel as HTTP/2 streams, lowered behind the provider's own connection manager, are authorized by Istio's own
+// policies, counted by Istio's own names, and governed by who makes them as any others.
+func TestLifted(t *testing.T) {
+	b := newBed(t, map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": "provider-http"}}, "attachments": []string{"tenant"}, "metrics": true})
+	for _, who := range []string{friend, stranger} {
+		b.must(b.callers[who].Rates(map[string]float64{"gold": 5}))
+		b.sees(who, "to call", allowed)
+	}
+	b.must(b.ApplyIstio("policies", policies))
+	b.sees(stranger, "to be denied a method", denied("sayHello", "gold"))
+	b.sees(friend, "to be denied a tenant", denied("gold"))
+	b.told(stranger, "isthmus: denied: 403 RBAC: access denied")
+	b.told(friend, "isthmus: denied: 403 RBAC: access denied")
+	b.must(b.RemoveIstio("policies"))
+
+	// The other method, since an application prints each kind of error once in its life.
+	b.must(b.ApplyRule("friends", fmt.Sprintf(access, "intercept", "echo", mesh.Identity(apps[stranger]))))
+	b.sees(stranger, "to be denied by a rule", denied("echo"))
+	b.sees(friend, "to be allowed", allowed)
+	b.told(stranger, `isthmus: denied: rule "default/friends"`)
+
+	b.must(b.callers[friend].Rates(map[string]float64{"fail": 10}))
+	for _, ended := range []map[string]string{
+		{"response_code": "200", "grpc_response_status": "0"},
+		{"response_code": "200", "grpc_response_status": "2"}, // the provider's code throws: to be seen, but no failure of the provider
+		{"response_code": "403", "grpc_response_status": "7"},
+	} {
+		b.counts(friend, "source", ended)
+		b.counts(provider, "destination", ended)
+	}
+	// Dubbo's own service, which is called where it was dialled, comes as plain Dubbo, and is lifted by the provider's sidecar.
+	b.until("plain calls to be counted", func(ctx context.Context) error {
+		n, err := b.count(ctx, provider, "istio_requests_total", map[string]string{
+			"destination_service": "org.apache.dubbo.metadata.metadata-service.v1-0-0.g-greet--3provider.dubbo.isthmus",
+			"source_principal":    mesh.Identity(apps[friend]), "connection_security_policy": "mutual_tls", "response_code": "200"})
+		if err == nil && n == 0 {
+			err = errors.New("none is")
+		}
+		return err
+	})
+}
+
+const greetHost = "demo.greet-service.v1-0-0.g-g1.dubbo.isthmus"
+
+// counts waits until a sidecar has counted a call of the friend with all the labels that Istio's own would give it.
+func (b *bed) counts(who, reporter string, ended map[string]string) {
+	b.t.Helper()
+	want := map[string]string{
+		"reporter": reporter, "request_protocol": "grpc", "response_flags": "-", "connection_security_policy": "mutual_tls",
+		"source_workload": apps[friend], "source_workload_namespace": mesh.Namespace, "source_app": apps[friend], "source_version": "unknown",
+		"source_canonical_service": apps[friend], "source_canonical_revision": "latest", "source_principal": mesh.Identity(apps[friend]), "source_cluster": mesh.ClusterID,
+		"destination_workload": providerApp, "destination_workload_namespace": mesh.Namespace, "destination_app": providerApp, "destination_version": "unknown",
+		"destination_canonical_service": providerApp, "destination_canonical_revision": "latest", "destination_principal": mesh.Identity(providerApp), "destination_cluster": mesh.ClusterID,
+		"destination_service": greetHost, "destination_service_name": greetHost, "destination_service_namespace": mesh.Namespace,
+	}
+	maps.Copy(want, ended)
+	b.until(fmt.Sprintf("%s to count calls that ended with %v", who, ended), func(ctx context.Context) error {
+		samples, err := b.sidecars[who].Metrics(ctx, "istio_requests_total")
+		if err != nil {
+			return err
+		}
+		nearest, fault := -1, errors.New("it counts nothing")
+		for _, s := range samples {
+			var wrong []string
+			for _, k := range slices.Sorted(maps.Keys(want)) {
+				if s.Labels[k] != want[k] {
+					wrong = append(wrong, fmt.Sprintf("%s is %q, not %q", k, s.Labels[k], want[k]))
+				}
+			}
+			for k := range s.Labels {
+				if _, ok := want[k]; !ok {
+					wrong = append(wrong, "there is also "+k)
+				}
+			}
+			if len(wrong) == 0 && s.Value > 0 {
+				return nil
+			}
+			if nearest < 0 || len(wrong) < nearest {
+				nearest, fault = len(wrong), errors.New(strings.Join(wrong, ", "))
+			}
+		}
+		return fault
+	})
 }

@@ -38,7 +38,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	done()
 	done = measure("route")
 	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
-	lifted := assignments(t, routes.Subsets, spec.Mesh.Namespace)
+	lifted := assignments(t, routes.Subsets, &spec.Mesh)
 	endpoints(lifted)
 	done()
 	done = measure("govern")

@@ -58,8 +58,11 @@ func (o *Options) accounts(labels map[string]map[string]string, problems *proble
 // validAccount tells whether s may be the name of a service account: a DNS name in lower case.
 func validAccount(s string) bool { return validPrefix(s) }
 
-// identity returns the SPIFFE id of a service account (istio.io/istio pkg/spiffe, genSpiffeURI).
+// identity returns the SPIFFE id of a service account (istio.io/istio pkg/spiffe, genSpiffeURI), "" for none.
 func (o *Options) identity(account string) string {
+	if account == "" {
+		return ""
+	}
 	return "spiffe://" + o.TrustDomain + "/ns/" + o.Namespace + "/sa/" + account
 }
 
@@ -81,18 +84,26 @@ func (o *Options) mutualRule(port uint16, identities []string) resource.Resource
 	}
 }
 
-// dialled renders the mutualRule of a port. istiod finds out by itself which endpoints of a service take mutual TLS, but not who is
-// behind an address that a caller has chosen: there it is all or nobody.
-func (o *Options) dialled(port uint16, c *callees, problems *problems) []resource.Resource {
-	switch {
-	case c == nil || len(c.mutual) == 0:
-		return nil
-	case c.plain.IsValid():
-		problems.add(model.SeverityWarning, fmt.Sprintf("port %d", port), "MixedIdentities",
-			"some endpoints on it have an identity, and others, such as %s, have none: calls to the endpoints' own addresses go in plaintext, which a provider that insists on mutual TLS refuses", c.plain)
+// all tells whether there are endpoints, and all have an identity.
+func (c *callees) all() bool { return c != nil && len(c.mutual) > 0 && !c.plain.IsValid() }
+
+// dialled renders the mutualRule of a port, if it is for all. istiod finds out by itself which endpoints of a service take mutual TLS, but
+// not who is behind an address that a caller has chosen: there it is all or nobody.
+func (o *Options) dialled(port uint16, c *callees) []resource.Resource {
+	if !c.all() {
 		return nil
 	}
 	return []resource.Resource{o.mutualRule(port, slices.Sorted(maps.Keys(c.mutual)))}
+}
+
+// mixed tells where some endpoints have an identity and some have none.
+func mixed(by map[uint16]*callees, problems *problems) {
+	for port, c := range by {
+		if len(c.mutual) > 0 && !c.all() {
+			problems.add(model.SeverityWarning, fmt.Sprintf("port %d", port), "MixedIdentities",
+				"some endpoints on it have an identity, and others, such as %s, have none: calls to the endpoints' own addresses go in plaintext, which a provider that insists on mutual TLS refuses", c.plain)
+		}
+	}
 }
 
 // callee notes an endpoint.
@@ -106,8 +117,8 @@ func (o *Options) callee(by map[uint16]*callees, e *model.Endpoint) {
 		c = &callees{mutual: map[string]bool{}}
 		by[e.Port] = c
 	}
-	if account := o.byAddress[e.Address]; account != "" {
-		c.mutual[o.identity(account)] = true
+	if id := o.identity(o.byAddress[e.Address]); id != "" {
+		c.mutual[id] = true
 	} else if at := netip.AddrPortFrom(a, e.Port); !c.plain.IsValid() || at.Compare(c.plain) < 0 {
 		c.plain = at
 	}

@@ -84,6 +84,10 @@ type Translation struct {
 	// they do: sorted, each once, none of them in TCPPorts.
 	Lifted      []Lifted
 	LiftedPorts []uint16
+	// HTTPPorts are those of LiftedPorts on which providers' sidecars have a connection manager of their own, and MutualPorts those on
+	// which all providers have an identity. Sorted.
+	HTTPPorts   []uint16
+	MutualPorts []uint16
 	// Problems are what could not be rendered as the registries say it. Sorted, each once.
 	Problems []model.Problem
 
@@ -145,6 +149,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	callees := map[uint16]*callees{}
 	listening := map[uint16]bool{} // and of TCP services
 	lifted := map[uint16]bool{}
+	http := map[uint16]bool{}
 	var resources []resource.Resource
 	for i := range parts {
 		p := &parts[i]
@@ -162,6 +167,10 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			t.Lifted = append(t.Lifted, l)
 			for _, port := range l.Ports {
 				lifted[port] = true
+				http[port] = http[port] || p.http
+			}
+			for _, e := range p.endpoints {
+				o.callee(callees, e)
 			}
 		} else {
 			r = o.serviceEntry(p, &svc, labels, &problems)
@@ -187,11 +196,20 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			continue
 		}
 		resources = append(resources, o.catchAll(port))
-		resources = append(resources, o.dialled(port, callees[port], &problems)...)
+		resources = append(resources, o.dialled(port, callees[port])...)
 	}
-	resources = append(resources, o.providers(t.Lifted)...)
+	for _, port := range slices.Sorted(maps.Keys(lifted)) {
+		t.LiftedPorts = append(t.LiftedPorts, port)
+		if http[port] {
+			t.HTTPPorts = append(t.HTTPPorts, port)
+		}
+		if callees[port].all() {
+			t.MutualPorts = append(t.MutualPorts, port)
+		}
+	}
+	mixed(callees, &problems)
+	resources = append(resources, o.providers(t.Lifted, t.HTTPPorts)...)
 	resources = append(resources, o.workloads(s.Services)...)
-	t.LiftedPorts = slices.Sorted(maps.Keys(lifted))
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
 	t.set = sync.OnceValue(func() resource.Set {
 		set, err := resource.NewSet(resources)
@@ -215,6 +233,7 @@ type part struct {
 	lifted   bool
 	// atProvider is Lifted.AtProvider
 	atProvider bool
+	http       bool              // its ports are among Translation.HTTPPorts
 	endpoints  []*model.Endpoint // also those that take no traffic
 }
 
