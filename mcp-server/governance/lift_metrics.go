@@ -1,6 +1,7 @@
 package governance
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,71 +12,70 @@ import (
 // MetricsName is the EnvoyFilter by which connection managers count calls, and its HTTP filter.
 const MetricsName = "isthmus-metrics"
 
-// Headers by which a caller's sidecar tells a provider's who it is, as Istio's own do with x-envoy-peer-metadata. Whoever is not to
-// be believed is told apart by source_principal.
+// Headers by which a caller's sidecar tells a provider's who it is, as Istio's own do with x-envoy-peer-metadata; whom to believe,
+// source_principal tells. And those that a provider's sets for its own counting, since to look something up once is cheaper than for each
+// label.
 const (
-	headerWorkload  = "x-isthmus-source-workload"
-	headerNamespace = "x-isthmus-source-namespace"
-	headerService   = "x-isthmus-source-service" // canonical
-	headerRevision  = "x-isthmus-source-revision"
+	headerSource      = "x-isthmus-source-"
+	headerDestination = "x-isthmus-destination-"
 )
 
+// unknown is how Istio's metrics say so.
 const unknown = "unknown"
 
-// node reads the sidecar's own metadata, the first of the fields that is there.
-func node(fields ...string) string {
-	expression := "'" + unknown + "'"
-	for _, f := range slices.Backward(fields) {
-		expression = fmt.Sprintf("'%s' in xds.node.metadata ? xds.node.metadata['%s'] : %s", f, f, expression)
-	}
-	return cel(expression)
-}
-
-// ownLabel reads the sidecar's labels, the first that is there, and else what expression says.
-func ownLabel(otherwise string, labels ...string) string {
+// label reads the sidecar's own labels, the first that is there, and is otherwise a constant.
+func label(otherwise string, names ...string) string {
 	const all = "xds.node.metadata.LABELS"
-	expression := otherwise
-	for _, l := range slices.Backward(labels) {
-		expression = fmt.Sprintf("'%s' in %s ? %s['%s'] : %s", l, all, all, l, expression)
-	}
-	return cel(fmt.Sprintf("'LABELS' in xds.node.metadata ? (%s) : '%s'", expression, unknown))
-}
-
-// received reads the first of some headers of the request that is there.
-func received(names ...string) string {
-	expression := "'" + unknown + "'"
+	expression := "'" + otherwise + "'"
 	for _, n := range slices.Backward(names) {
-		expression = fmt.Sprintf("'%s' in request.headers ? request.headers['%s'] : %s", n, n, expression)
+		expression = fmt.Sprintf("'%s' in %s ? %s['%s'] : %s", n, all, all, n, expression)
 	}
-	return cel(expression)
+	return "%CEL(" + expression + ")%"
 }
 
-// chosen reads what our endpoint discovery says of the endpoint that a call went to; nothing where it went nowhere.
-func chosen(field string) string {
-	return cel(fmt.Sprintf("has(xds.upstream_host_metadata) && 'isthmus' in xds.upstream_host_metadata.filter_metadata ? xds.upstream_host_metadata.filter_metadata['isthmus'].%s : '%s'", field, unknown))
+// self are headers that say who the sidecar's workload is, below a prefix.
+func self(prefix string) object {
+	return headers(map[string]string{
+		prefix + "workload":  label(unknown, "app", "app.kubernetes.io/name"),
+		prefix + "namespace": "%CEL(xds.node.metadata.NAMESPACE)%",
+		prefix + "service":   label(unknown, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"),
+		prefix + "version":   label(unknown, "version"),
+		prefix + "revision":  label("latest", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"),
+		prefix + "cluster":   "%CEL(xds.node.metadata.CLUSTER_ID)%",
+	})
 }
 
-// presented is the identity of one end of a connection, if its certificate was shown, and otherwise what expression says.
-func presented(connection, end, otherwise string) string {
-	value := connection + ".uri_san_" + end + "_certificate"
-	return fmt.Sprintf("has(%s) && %s != '' ? %s : %s", value, value, value, otherwise)
+// A command is one of Envoy's access log.
+type command struct{ name, argument string }
+
+// firstOf is what the first command yields that yields something, and otherwise what an expression says, which is looked at only then.
+func firstOf(otherwise string, commands ...command) string {
+	var operators []any
+	for _, c := range append(commands, command{"CEL", otherwise}) {
+		o := object{"command": c.name}
+		if c.argument != "" {
+			o["param"] = c.argument
+		}
+		operators = append(operators, o)
+	}
+	b, err := json.Marshal(object{"operators": operators})
+	if err != nil { // strings
+		panic("governance: " + err.Error())
+	}
+	return "%COALESCE(" + string(b) + ")%"
 }
 
-// status is the call's. What is Envoy's own answer has that of HTTP only: it is translated as Envoy does it for gRPC
-// (Grpc::Utility::httpToGrpcStatus).
-var status = cel("'grpc-status' in response.headers ? response.headers['grpc-status'] : response.code == 200 ? '0' : response.code == 400 ? '13' : response.code == 401 ? '16'" +
-	" : response.code == 403 ? '7' : response.code == 404 ? '12' : response.code in [429, 502, 503, 504] ? '14' : '2'")
+// known is what the first command yields that yields something, or "unknown".
+func known(commands ...command) string { return firstOf("'"+unknown+"'", commands...) }
 
-func cel(expression string) string { return "%CEL(" + expression + ")%" }
+func header(name string) command { return command{"REQ", name} }
 
-var (
-	ownWorkload  = ownLabel("'"+unknown+"'", "app", "app.kubernetes.io/name")
-	ownApp       = ownLabel("'"+unknown+"'", "app")
-	ownVersion   = ownLabel("'"+unknown+"'", "version")
-	ownService   = ownLabel("'"+unknown+"'", "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
-	ownRevision  = ownLabel("'latest'", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
-	ownNamespace = node("NAMESPACE")
-)
+// chosen is what our endpoint discovery says of the endpoint that a call went to.
+func chosen(field string) command { return command{"UPSTREAM_METADATA", "isthmus:" + field} }
+
+// local translates the status of an answer of Envoy's own as Envoy does it for gRPC (Grpc::Utility::httpToGrpcStatus).
+const local = "response.code == 200 ? '0' : response.code == 400 ? '13' : response.code == 401 ? '16' : response.code == 403 ? '7' : response.code == 404 ? '12'" +
+	" : response.code in [429, 502, 503, 504] ? '14' : '2'"
 
 // metrics are patches by which connection managers count calls as Istio's own filter does in Istio's own Envoy: under its names, with its
 // labels (istio.io/docs, Istio Standard Metrics), by Envoy's access logger for statistics. request_protocol is grpc: Kiali knows http, grpc
@@ -84,36 +84,42 @@ func (l *LiftOptions) metrics() []*networking.EnvoyFilter_EnvoyConfigObjectPatch
 	const outbound, inbound = networking.EnvoyFilter_SIDECAR_OUTBOUND, networking.EnvoyFilter_SIDECAR_INBOUND
 	shared := map[string]string{
 		"destination_service": "%REQ(:AUTHORITY)%", "destination_service_name": "%REQ(:AUTHORITY)%", "destination_service_namespace": l.Namespace,
-		"request_protocol": "grpc", "response_code": "%RESPONSE_CODE%", "grpc_response_status": status, "response_flags": "%RESPONSE_FLAGS%",
+		"request_protocol": "grpc", "response_code": "%RESPONSE_CODE%", "grpc_response_status": firstOf(local, command{"RESP", "grpc-status"}), "response_flags": "%RESPONSE_FLAGS%",
 	}
+	caller := header("x-isthmus-caller") // the application, as a call that comes without a sidecar's headers says it
 	source := map[string]string{
 		"reporter":        "source",
-		"source_workload": ownWorkload, "source_workload_namespace": ownNamespace, "source_principal": cel(presented("upstream", "local", "'"+unknown+"'")), "source_app": ownApp, "source_version": ownVersion,
-		"source_canonical_service": ownService, "source_canonical_revision": ownRevision, "source_cluster": node("CLUSTER_ID"),
-		"destination_workload": chosen("workload"), "destination_workload_namespace": chosen("namespace"), "destination_principal": chosen("principal"),
-		"destination_app": chosen("workload"), "destination_version": chosen("version"),
-		"destination_canonical_service": chosen("workload"), "destination_canonical_revision": chosen("revision"), "destination_cluster": node("CLUSTER_ID"),
-		"connection_security_policy": chosen("security"),
+		"source_workload": known(header(headerSource+"workload"), caller), "source_workload_namespace": known(header(headerSource + "namespace")),
+		"source_app": known(header(headerSource+"workload"), caller), "source_version": known(header(headerSource + "version")),
+		"source_canonical_service": known(header(headerSource+"service"), caller), "source_canonical_revision": known(header(headerSource + "revision")),
+		"source_cluster": known(header(headerSource + "cluster")),
 	}
-	destination := map[string]string{
-		"reporter":        "destination",
-		"source_workload": received(headerWorkload, headerCaller), "source_workload_namespace": received(headerNamespace), "source_principal": cel(presented("connection", "peer", "'"+unknown+"'")),
-		"source_app":               received(headerService, headerCaller),
-		"source_version":           cel(fmt.Sprintf("'%s' in request.headers && request.headers['%s'] != 'latest' ? request.headers['%s'] : '%s'", headerRevision, headerRevision, headerRevision, unknown)),
-		"source_canonical_service": received(headerService, headerCaller), "source_canonical_revision": received(headerRevision), "source_cluster": node("CLUSTER_ID"),
-		"destination_workload": ownWorkload, "destination_workload_namespace": ownNamespace, "destination_principal": cel(presented("connection", "local", "'"+unknown+"'")), "destination_app": ownApp, "destination_version": ownVersion,
-		"destination_canonical_service": ownService, "destination_canonical_revision": ownRevision, "destination_cluster": node("CLUSTER_ID"),
-		"connection_security_policy": cel("has(connection.uri_san_peer_certificate) && connection.uri_san_peer_certificate != '' ? 'mutual_tls' : 'none'"),
-	}
+	destination := maps.Clone(source)
 	maps.Copy(source, shared)
+	maps.Copy(source, map[string]string{
+		"source_principal":     known(command{"UPSTREAM_LOCAL_URI_SAN", ""}),
+		"destination_workload": known(chosen("workload")), "destination_workload_namespace": known(chosen("namespace")),
+		"destination_app": known(chosen("workload")), "destination_version": known(chosen("version")),
+		"destination_canonical_service": known(chosen("workload")), "destination_canonical_revision": known(chosen("revision")),
+		"destination_cluster": known(header(headerSource + "cluster")), "destination_principal": known(chosen("principal")),
+		"connection_security_policy": known(chosen("security")),
+	})
 	maps.Copy(destination, shared)
+	maps.Copy(destination, map[string]string{
+		"reporter":             "destination",
+		"source_principal":     known(command{"DOWNSTREAM_PEER_URI_SAN", ""}),
+		"destination_workload": known(header(headerDestination + "workload")), "destination_workload_namespace": known(header(headerDestination + "namespace")),
+		"destination_app": known(header(headerDestination + "workload")), "destination_version": known(header(headerDestination + "version")),
+		"destination_canonical_service": known(header(headerDestination + "service")), "destination_canonical_revision": known(header(headerDestination + "revision")),
+		"destination_cluster": known(header(headerDestination + "cluster")), "destination_principal": known(command{"DOWNSTREAM_LOCAL_URI_SAN", ""}),
+		"connection_security_policy": "%CEL(connection.mtls ? 'mutual_tls' : 'none')%",
+	})
 	var out []*networking.EnvoyFilter_EnvoyConfigObjectPatch
 	for _, port := range l.Ports {
-		out = append(out, countCalls(outbound, port, source), firstFilter(outbound, port, MetricsName, headers(map[string]string{
-			headerWorkload: ownWorkload, headerNamespace: ownNamespace, headerService: ownService, headerRevision: ownRevision})))
+		out = append(out, countCalls(outbound, port, source), firstFilter(outbound, port, MetricsName, self(headerSource)))
 	}
 	for _, port := range l.HTTPPorts {
-		out = append(out, countCalls(inbound, port, destination))
+		out = append(out, countCalls(inbound, port, destination), firstFilter(inbound, port, MetricsName, self(headerDestination)))
 	}
 	return out
 }
