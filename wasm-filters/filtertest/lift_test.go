@@ -309,6 +309,59 @@ func TestRelayedConnectionDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestBehindDoesNotAllocate: nor does a call behind a connection manager that says who makes it, where rules want to know.
+func TestBehindDoesNotAllocate(t *testing.T) {
+	const conf = `{"lift":{},"lower":{"behindHTTP":true},"access":[{"name":"a","action":"deny","match":[{"subject":"callerIdentity","operator":"equals","values":["spiffe://cluster.local/ns/a/sa/nobody"]}]}]}`
+	for _, p := range protocols {
+		name := p.Codec.Name()
+		req, resp := frames(t, name)
+		frame := func(kind, args string, payload []byte) []byte {
+			b, err := filtertest.HTTP2(kind, args, payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		n := filtertest.NewNative(new(filtertest.World), protocols)
+		if err := n.Configure(conf); err != nil {
+			t.Fatal(err)
+		}
+		lower := n.Conn(policy.DirectionUnknown)
+		var b, c filtertest.Scratch
+		b.Set(append(frame("preface", "", nil), frame("settings", "window=1000000000", nil)...))
+		lower.Data(filter.Downstream, &b, len(b.Bytes()), false)
+		head := frame("headers", "stream=1,content-type=application/x-isthmus-"+name+",x-isthmus-peer=10.1.2.3:4000;spiffe://cluster.local/ns/shop/sa/web", nil)
+		data := frame("data", "stream=1,end=1", req)
+		window := frame("window", "stream=0,by=1000", nil)
+		stream := uint32(1)
+		var call []byte
+		f := func() {
+			n.World().Clock += 1000
+			binary.BigEndian.PutUint32(head[5:], stream)
+			binary.BigEndian.PutUint32(data[5:], stream)
+			call = append(append(append(call[:0], window...), head...), data...)
+			b.Set(call)
+			lower.Data(filter.Downstream, &b, len(call), false)
+			if len(b.Bytes()) < len(req) {
+				t.Fatalf("the provider gets %d bytes of %d", len(b.Bytes()), len(req))
+			}
+			swapID(name, resp, stream)
+			stream += 2
+			c.Set(resp)
+			lower.Data(filter.Upstream, &c, len(resp), false)
+			if len(c.Bytes()) < len(resp) {
+				t.Fatalf("the connection manager gets %d bytes of %d", len(c.Bytes()), len(resp))
+			}
+		}
+		for range 100 {
+			f()
+		}
+		if got := testing.AllocsPerRun(500, f); got != 0 {
+			t.Errorf("%s: %v allocations", name, got)
+		}
+	}
+}
+
 // BenchmarkRelay is one call there and back again.
 func BenchmarkRelay(b *testing.B) {
 	for _, p := range protocols {
