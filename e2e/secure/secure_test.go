@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 )
 
 func TestMain(m *testing.M) {
@@ -112,7 +114,7 @@ func newBed(t *testing.T, lift any) *bed {
 	for _, name := range []string{friend, stranger} {
 		p, err := b.StartJava(name, mesh.JVM{Peer: peer.Dubbo3, Name: apps[name], Main: "demo.Consumer", Options: []string{
 			"-Ddubbo.application.name=" + apps[name], "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
-			"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0", "-Dcalls=sayHello=20,echo=10",
+			"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0", "-Dcalls=sayHello=20,echo=10,price=10",
 		}})
 		b.must(err)
 		processes[name] = p
@@ -132,29 +134,14 @@ func ready(line string) bool { return line == "READY" }
 
 // insists says whether the provider's sidecar refuses plaintext: a machine without a sidecar sends the provider a heartbeat.
 func (b *bed) insists(ctx context.Context) error {
-	outside, err := b.Machine(mesh.ZooKeeperMachine)
-	if err != nil {
-		return err
-	}
-	c, err := outside.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", b.sidecars[provider].Machine().Address(), port))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return err
-	}
-	heartbeat := []byte{0xda, 0xbb, 0xe2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 'N'}
-	if _, err := c.Write(heartbeat); err != nil {
-		return nil
-	}
-	switch n, err := io.ReadFull(c, make([]byte, len(heartbeat))); {
+	switch _, err := b.exchange(ctx, []byte{0xda, 0xbb, 0xe2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 'N'}, 17); {
 	case err == nil:
 		return errors.New("it answers in plaintext")
-	case errors.Is(err, os.ErrDeadlineExceeded), n > 0:
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return nil
+	default:
 		return err
 	}
-	return nil // closed
 }
 
 // sees waits until a caller's calls are, for a second, as want has it.
@@ -177,7 +164,7 @@ func (b *bed) sees(who, what string, want func(second caller.Tally) error) {
 
 // allowed: no call fails.
 func allowed(second caller.Tally) error {
-	if n := second.Total(); second["sayHello"].OK == 0 || second["echo"].OK == 0 || n.Errors+n.Exceptions > 0 {
+	if n := second.Total(); second["sayHello"].OK == 0 || second["echo"].OK == 0 || second["price"].OK == 0 || n.Errors+n.Exceptions > 0 {
 		return fmt.Errorf("not all is well: %s", second)
 	}
 	return nil
@@ -282,10 +269,13 @@ spec:
   - when: [{key: "request.headers[x-isthmus-attachment-tenant]", values: [gold]}]
 `
 
-// TestLifted: calls that travel as HTTP/2 streams, lowered behind the provider's own connection manager, are authorized by Istio's own
+// TestLifted: calls that travel as HTTP/2 streams, lowered by their callers or behind the provider's own connection manager, are authorized by Istio's own
 // policies, counted by Istio's own names, and governed by who makes them as any others.
 func TestLifted(t *testing.T) {
-	b := newBed(t, map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": "provider-http"}}, "attachments": []string{"tenant"}, "metrics": true})
+	b := newBed(t, map[string]any{"attachments": []string{"tenant"}, "metrics": true, "services": []any{
+		map[string]any{"interface": "demo.GreetService", "lower": "provider-http"},
+		map[string]any{"framework": "dubbo", "lower": "caller"}, // what is lowered already comes as any plain call, over mutual TLS
+	}})
 	for _, who := range []string{friend, stranger} {
 		b.must(b.callers[who].Rates(map[string]float64{"gold": 5}))
 		b.sees(who, "to call", allowed)
@@ -312,16 +302,81 @@ func TestLifted(t *testing.T) {
 		b.counts(friend, "source", ended)
 		b.counts(provider, "destination", ended)
 	}
-	// Dubbo's own service, which is called where it was dialled, comes as plain Dubbo, and is lifted by the provider's sidecar.
-	b.until("plain calls to be counted", func(ctx context.Context) error {
-		n, err := b.count(ctx, provider, "istio_requests_total", map[string]string{
-			"destination_service": "org.apache.dubbo.metadata.metadata-service.v1-0-0.g-greet--3provider.dubbo.isthmus",
-			"source_principal":    mesh.Identity(apps[friend]), "connection_security_policy": "mutual_tls", "response_code": "200"})
+	// What its caller has lowered, and Dubbo's own service, which is called where it was dialled, come as plain Dubbo, and are lifted by the
+	// provider's sidecar.
+	for _, host := range []string{"demo.stock-service.dubbo.isthmus", "org.apache.dubbo.metadata.metadata-service.v1-0-0.g-greet--3provider.dubbo.isthmus"} {
+		b.until("calls of "+host+" to be counted", func(ctx context.Context) error {
+			n, err := b.count(ctx, provider, "istio_requests_total", map[string]string{"reporter": "destination", "destination_service": host,
+				"source_principal": mesh.Identity(apps[friend]), "connection_security_policy": "mutual_tls", "response_code": "200"})
+			if err == nil && n == 0 {
+				err = errors.New("none is")
+			}
+			return err
+		})
+	}
+	b.until("the caller to know that it speaks mutual TLS", func(ctx context.Context) error {
+		n, err := b.count(ctx, friend, "istio_requests_total", map[string]string{"reporter": "source", "destination_service": "demo.stock-service.dubbo.isthmus",
+			"destination_principal": mesh.Identity(providerApp), "connection_security_policy": "mutual_tls", "response_code": "200"})
 		if err == nil && n == 0 {
-			err = errors.New("none is")
+			err = errors.New("it does not")
 		}
 		return err
 	})
+	// Prometheus finds them under Istio's names.
+	page, err := b.sidecars[provider].Admin(t.Context(), "/stats/prometheus?filter=istio_")
+	b.must(err)
+	for _, name := range []string{"istio_requests_total{", "istio_request_duration_milliseconds_bucket{"} {
+		if !strings.Contains(string(page), "\n"+name) {
+			t.Errorf("there is no %s", name)
+		}
+	}
+
+	// Without insisting, whoever has no sidecar is served, and lifted, authorized and counted all the same.
+	b.must(b.RemoveIstio("strict"))
+	b.until("a call in plaintext", b.calls)
+	b.until("the call in plaintext to be counted", func(ctx context.Context) error {
+		n, err := b.count(ctx, provider, "istio_requests_total", map[string]string{
+			"destination_service": greetHost, "source_app": "outside", "source_principal": "unknown", "connection_security_policy": "none"})
+		if err == nil && n == 0 {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+}
+
+// calls makes one call from a machine without a sidecar.
+func (b *bed) calls(ctx context.Context) error {
+	request, err := filtertest.Dubbo("req", map[string]string{"id": "77", "service": "demo.GreetService", "version": "1.0.0", "group": "g1", "method": "sayHello", "caller": "outside"})
+	if err != nil {
+		return err
+	}
+	answer, err := b.exchange(ctx, request, 16)
+	if err == nil && (answer[2]&0x80 != 0 || answer[11] != 77) {
+		err = fmt.Errorf("it is answered by % x", answer)
+	}
+	return err
+}
+
+// exchange sends the provider a frame from a machine without a sidecar, and returns the first n bytes of what comes back.
+func (b *bed) exchange(ctx context.Context, frame []byte, n int) ([]byte, error) {
+	outside, err := b.Machine(mesh.ZooKeeperMachine)
+	if err != nil {
+		return nil, err
+	}
+	c, err := outside.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", b.sidecars[provider].Machine().Address(), port))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(frame); err != nil {
+		return nil, err
+	}
+	answer := make([]byte, n)
+	_, err = io.ReadFull(c, answer)
+	return answer, err
 }
 
 const greetHost = "demo.greet-service.v1-0-0.g-g1.dubbo.isthmus"
