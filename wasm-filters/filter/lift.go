@@ -71,7 +71,7 @@ type relaying struct {
 	route   *route // of the request that frame describes
 	timeout uint32 // how long its caller waits, in milliseconds
 	lowered uint32 // its stream
-	caller  []byte // config.PeerHeader of the header block at hand
+	claims  []byte // of the header block, or the request, at hand
 	refused call   // of the call that a policy rejects, what makes the answer
 }
 
@@ -114,7 +114,7 @@ func (c *Conn) endRelay() {
 	for i := range r.streams.slots {
 		if e := &r.streams.slots[i]; e.stream != 0 {
 			vm.holds.put(e.body)
-			vm.holds.put(e.peer)
+			vm.holds.put(e.claims)
 		}
 	}
 	clear(r.streams.slots)
@@ -280,13 +280,21 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 	return false
 }
 
-// lifting returns what gathers the attachments of the connection's calls, nil if they are not lifted.
+// lifting returns what gathers the attachments of the connection's calls, or holds them to headers; nil if nothing does.
 func (c *Conn) lifting() *collector {
-	if c.relay == nil || c.relay.mode != relayLift {
+	r, vm := c.relay, c.rt.vm
+	l := &vm.collect
+	switch {
+	case r == nil:
+		return nil
+	case r.mode == relayLift:
+		l.begin(r.table)
+	case r.mode == relayLower && r.lower.BehindHTTP:
+		l.begin(c.rt.rules.lift)
+		l.checks, l.claims = true, vm.claims
+	default:
 		return nil
 	}
-	l := &c.rt.vm.collect
-	l.begin(c.relay.table)
 	return l
 }
 

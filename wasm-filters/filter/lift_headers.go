@@ -126,6 +126,11 @@ type collector struct {
 	traced            bool // W3C's or B3's context is in block
 	traceID, spanID   [maxTraceID]byte
 	traceLen, spanLen int
+
+	// Of a call that is lowered behind a connection manager: how its attachments agree with its headers.
+	checks                 bool
+	claims                 []byte
+	agreed, wrong, missing int
 }
 
 const maxTraceID = 64
@@ -133,6 +138,7 @@ const maxTraceID = 64
 func (l *collector) begin(t *liftTable) {
 	l.table, l.block, l.taken = t, l.block[:0], 0
 	l.traced, l.traceLen, l.spanLen = false, 0, 0
+	l.checks, l.claims, l.agreed, l.wrong, l.missing = false, nil, 0, 0, 0
 }
 
 // take looks at one attachment.
@@ -149,7 +155,10 @@ func (l *collector) take(k, v []byte) {
 			if l.taken>>i&1 == 0 {
 				l.taken |= 1 << i
 				l.text = appendEscaped(l.text[:0], v)
-				l.add(l.table.headers[i], l.text)
+				before := len(l.block)
+				if l.add(l.table.headers[i], l.text); l.checks && len(l.block) > before {
+					l.compare(l.table.headers[i], l.text)
+				}
 			}
 			return
 		}

@@ -1,9 +1,7 @@
 package filter
 
 import (
-	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
-	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
 )
@@ -54,21 +52,21 @@ func (vm *VM) lowerProtocol(s *h2.Session, b []byte) int {
 			return -1
 		}
 		if ev.Kind == h2.EventHeaders {
-			return vm.lowerHeaders(&s.Decoder, ev.Data)
+			return vm.lowerHeaders(&s.Decoder, ev.Data, false)
 		}
 		b = b[n:]
 	}
 }
 
-// lowerHeaders reads a request's headers: which protocol its body is in, and vm.caller. It returns -1 for any that is not ours, and -2 where they
+// lowerHeaders reads a request's headers: which protocol its body is in and, if asked to, what they claim of the call: vm.claims. It returns -1 for any that is not ours, and -2 where they
 // cannot be read.
-func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
+func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte, claims bool) int {
 	p := -1
-	vm.caller = vm.caller[:0]
+	vm.claims = vm.claims[:0]
 	for d.Begin(block); d.Next(); {
 		name := d.Name()
-		if len(name) == len(config.PeerHeader) && string(name) == config.PeerHeader {
-			vm.caller = append(vm.caller[:0], d.Value()...)
+		if claims && claimed(name) {
+			vm.claims = appendClaim(vm.claims, name, d.Value())
 			continue
 		}
 		if len(name) != len("content-type") || string(name) != "content-type" {
@@ -182,7 +180,7 @@ func (c *Conn) lowerAsk(r *relay) {
 // lowerBlock takes a header block: a new stream's, or trailers.
 func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	vm := c.rt.vm
-	p := vm.lowerHeaders(&r.session.Decoder, ev.Data)
+	p := vm.lowerHeaders(&r.session.Decoder, ev.Data, r.lower.BehindHTTP)
 	if p == -2 {
 		return false
 	}
@@ -214,28 +212,10 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	r.partial++
 	e.window = r.session.InitialWindow
 	e.deadline = vm.now() + timeoutOf(c.rt.rules.conf.Limits.CallTimeoutMillis)
-	if n := len(vm.caller); n > 0 && r.lower.BehindHTTP {
-		e.peer = append(vm.holds.get(n)[:0], vm.caller...)
+	if n := len(vm.claims); n > 0 {
+		e.claims = append(vm.holds.get(n), vm.claims...)
 	}
 	return true
-}
-
-// lowerPeer takes over who makes the call of e: another for each call of the connection, where a connection manager stands before.
-func (c *Conn) lowerPeer(e *relayed) {
-	p := &c.peer
-	p.known, p.AddressKnown, p.Identity = true, false, p.Identity[:0]
-	for i, ch := range e.peer {
-		if ch != ';' {
-			continue
-		}
-		p.Address, p.AddressKnown = match.ParsePeer(e.peer[:i])
-		if id := e.peer[i+1:]; len(id) > 1 || len(id) == 1 && id[0] != '-' {
-			p.Identity = append(p.Identity, id...)
-		}
-		break
-	}
-	c.rt.vm.holds.put(e.peer)
-	e.peer = nil
 }
 
 // appendPlain appends a response without a body.
@@ -287,11 +267,20 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	f.ID = uint64(e.stream)
 	now := vm.now()
 	if r.lower.BehindHTTP {
-		c.lowerPeer(e)
+		vm.claims = append(vm.claims[:0], e.claims...)
+		vm.holds.put(e.claims)
+		e.claims = nil
+		c.lowerPeer()
 	}
 	if r.governs {
 		vm.lowered = e.stream
-		if v, _ := c.request(Downstream, body, &vm.out, 0, true); v == replace {
+		switch v, _ := c.request(Downstream, body, &vm.out, 0, true); v {
+		case replace:
+			return
+		case lost:
+			r.toDown = appendPlain(r.toDown, vm, e.stream, 400)
+			r.urgent = true
+			c.lowerRemove(r, e)
 			return
 		}
 		e.deadline = max(e.deadline, now+timeoutOf(vm.timeout))
@@ -532,7 +521,7 @@ func (c *Conn) lowerRemove(r *relay, e *relayed) {
 	}
 	r.held -= len(e.body)
 	c.rt.vm.holds.put(e.body)
-	c.rt.vm.holds.put(e.peer)
+	c.rt.vm.holds.put(e.claims)
 	r.streams.remove(e)
 }
 

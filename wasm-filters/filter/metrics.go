@@ -103,13 +103,14 @@ const (
 	faultAttachments                // could not be read
 	faultLate                       // a rule rejects a frame that has gone on in part
 	faultUndelayed                  // a rule delays a request that is too long, or one of too many
+	faultContradiction              // headers that do not say what the call says
 	faultInternal                   // a defect of the filter's own
 	faults
 )
 
 var faultNames = [faults]string{
 	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
-	"attachments", "too_late", "undelayed", "internal",
+	"attachments", "too_late", "undelayed", "contradiction", "internal",
 }
 
 // metrics are those of one runtime.
