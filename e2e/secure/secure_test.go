@@ -43,9 +43,10 @@ var apps = map[string]string{provider: providerApp, friend: "friend-app", strang
 // bed is a mesh with a provider that insists on mutual TLS, and two callers.
 type bed struct {
 	*mesh.Mesh
-	t        *testing.T
-	sidecars map[string]*mesh.Sidecar
-	callers  map[string]*caller.Caller
+	t         *testing.T
+	sidecars  map[string]*mesh.Sidecar
+	processes []*machine.Process // of the callers
+	callers   map[string]*caller.Caller
 }
 
 func (b *bed) must(err error) {
@@ -70,7 +71,7 @@ spec:
   mtls: {mode: STRICT}
 `
 
-func newBed(t *testing.T, lift any) *bed {
+func newBed(t *testing.T) *bed {
 	t.Helper()
 	b := &bed{Mesh: rig.Mesh(t), t: t, sidecars: map[string]*mesh.Sidecar{}, callers: map[string]*caller.Caller{}}
 	t.Cleanup(func() {
@@ -86,11 +87,7 @@ func newBed(t *testing.T, lift any) *bed {
 	ctx := t.Context()
 	b.must(b.Secure())
 	b.must(b.StartZooKeeper(ctx))
-	b.must(b.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Identities: []any{map[string]any{"application": "greet-*"}},
-		Lift:       lift,
-	}))
+	b.configure(map[string]any{"services": []any{map[string]any{"interface": "none.*"}}}) // so that it listens for sidecars
 	b.must(b.StartServer(ctx))
 	b.must(b.StartIstiod(ctx))
 	b.must(b.ApplyIstio("strict", strict))
@@ -109,25 +106,43 @@ func newBed(t *testing.T, lift any) *bed {
 		b.until("the filter of "+name, func(ctx context.Context) error { return s.Filtered(ctx, port, name == provider) })
 	}
 	b.until("the provider to insist on mutual TLS", b.insists)
+	b.startCallers()
+	return b
+}
+
+// configure says which services are lifted.
+func (b *bed) configure(lift any) {
+	b.t.Helper()
+	b.must(b.ConfigureServer(mesh.ServerOptions{
+		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
+		Identities: []any{map[string]any{"application": "greet-*"}},
+		Lift:       lift,
+	}))
+}
+
+// startCallers starts the callers, or starts them anew.
+func (b *bed) startCallers() {
+	b.t.Helper()
 	var g errgroup.Group
-	processes := map[string]*machine.Process{}
+	for _, p := range b.processes {
+		g.Go(func() error { return p.Stop(b.t.Context()) })
+	}
+	b.must(g.Wait())
+	b.processes = nil
 	for _, name := range []string{friend, stranger} {
 		p, err := b.StartJava(name, mesh.JVM{Peer: peer.Dubbo3, Name: apps[name], Main: "demo.Consumer", Options: []string{
 			"-Ddubbo.application.name=" + apps[name], "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 			"-Ddubbo.consumer.timeout=3000", "-Ddubbo.consumer.retries=0", "-Dcalls=sayHello=20,echo=10,price=10",
 		}})
 		b.must(err)
-		processes[name] = p
+		b.processes = append(b.processes, p)
+		b.callers[name] = caller.Follow(p)
 		g.Go(func() error {
-			_, err := p.UntilLine(ctx, name+" to find its provider", ready)
+			_, err := p.UntilLine(b.t.Context(), name+" to find its provider", ready)
 			return err
 		})
 	}
 	b.must(g.Wait())
-	for name, p := range processes {
-		b.callers[name] = caller.Follow(p)
-	}
-	return b
 }
 
 func ready(line string) bool { return line == "READY" }
@@ -225,9 +240,15 @@ spec:
   match: [{subject: callerIdentity, operator: equals, values: ["%s"]}]
 `
 
-// TestPassthrough: calls that go as they are go through mutual TLS, and the provider's filter knows by whom they are.
-func TestPassthrough(t *testing.T) {
-	b := newBed(t, nil)
+// TestIdentities is one story: the same applications call each other as they are, and then as HTTP/2.
+func TestIdentities(t *testing.T) {
+	b := newBed(t)
+	b.passthrough()
+	b.lifted()
+}
+
+// passthrough: calls that go as they are go through mutual TLS, and the provider's filter knows by whom they are.
+func (b *bed) passthrough() {
 	for _, who := range []string{friend, stranger} {
 		b.sees(who, "to call", allowed)
 	}
@@ -246,6 +267,7 @@ func TestPassthrough(t *testing.T) {
 	b.sees(stranger, "to be denied", denied("sayHello"))
 	b.sees(friend, "to be allowed", allowed)
 	b.told(stranger, `isthmus: denied: rule "default/friends"`)
+	b.must(b.RemoveRule("friends"))
 }
 
 // policies are an operator's, at the provider: by method and by who calls, and by a header that was an attachment.
@@ -269,13 +291,21 @@ spec:
   - when: [{key: "request.headers[x-isthmus-attachment-tenant]", values: [gold]}]
 `
 
-// TestLifted: calls that travel as HTTP/2 streams, lowered by their callers or behind the provider's own connection manager, are authorized by Istio's own
+// lifted: calls that travel as HTTP/2 streams, lowered by their callers or behind the provider's own connection manager, are authorized by Istio's own
 // policies, counted by Istio's own names, and governed by who makes them as any others.
-func TestLifted(t *testing.T) {
-	b := newBed(t, map[string]any{"attachments": []string{"tenant"}, "metrics": true, "services": []any{
+func (b *bed) lifted() {
+	b.configure(map[string]any{"attachments": []string{"tenant"}, "metrics": true, "services": []any{
 		map[string]any{"interface": "demo.GreetService", "lower": "provider-http"},
 		map[string]any{"framework": "dubbo", "lower": "caller"}, // what is lowered already comes as any plain call, over mutual TLS
 	}})
+	for name, s := range b.sidecars {
+		in := ""
+		if name == provider {
+			in = "isthmus-provider"
+		}
+		b.until("calls of "+name+" to be lifted", func(ctx context.Context) error { return s.Extended(ctx, port, "isthmus-lift", in) })
+	}
+	b.startCallers()
 	for _, who := range []string{friend, stranger} {
 		b.must(b.callers[who].Rates(map[string]float64{"gold": 5}))
 		b.sees(who, "to call", allowed)
@@ -323,11 +353,11 @@ func TestLifted(t *testing.T) {
 		return err
 	})
 	// Prometheus finds them under Istio's names.
-	page, err := b.sidecars[provider].Admin(t.Context(), "/stats/prometheus?filter=istio_")
+	page, err := b.sidecars[provider].Admin(b.t.Context(), "/stats/prometheus?filter=istio_")
 	b.must(err)
 	for _, name := range []string{"istio_requests_total{", "istio_request_duration_milliseconds_bucket{"} {
 		if !strings.Contains(string(page), "\n"+name) {
-			t.Errorf("there is no %s", name)
+			b.t.Errorf("there is no %s", name)
 		}
 	}
 
