@@ -28,7 +28,7 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	host, port := spec.Advertised()
 	c := spec.XDS.Sidecars
 	o := governance.LiftOptions{
-		Ports: t.LiftedPorts, HTTPPorts: t.HTTPPorts, MutualPorts: t.MutualPorts, Metrics: spec.Mesh.Lift.Metrics, Namespace: spec.Mesh.Namespace,
+		Ports: t.LiftedPorts, HTTPPorts: t.HTTPPorts, MutualPorts: t.MutualPorts, Metrics: spec.Mesh.Lift.Metrics, ExceptionsFail: spec.Mesh.Lift.ExceptionsFail, Namespace: spec.Mesh.Namespace,
 		Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
 		XDS: governance.XDS{Host: host, Port: port, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, Token: token},
 	}

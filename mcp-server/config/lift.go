@@ -28,6 +28,9 @@ type Lift struct {
 	// Attachments are the names of attachments (Dubbo) and headers and baggage items (Bolt) that become headers of the request, so
 	// that routes can match them.
 	Attachments []string `yaml:"attachments"`
+	// ExceptionsFail says that what the business code throws is an HTTP failure: seen as one by Istio's metrics, retried and counted for
+	// outlier detection.
+	ExceptionsFail bool `yaml:"exceptionsFail"`
 	// Metrics has sidecars count calls as istio_requests_total and istio_request_duration_milliseconds. It is for stock Envoy: Istio's own
 	// does so by itself.
 	Metrics bool `yaml:"metrics"`

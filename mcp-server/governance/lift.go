@@ -57,7 +57,9 @@ type LiftOptions struct {
 	Ports       []uint16 // on which lifted services are called; sorted
 	Suffix      string   // of the hosts
 	Attachments []string // that become headers
-	XDS         XDS
+	// ExceptionsFail says that a call whose business code threw is an HTTP failure.
+	ExceptionsFail bool
+	XDS            XDS
 	// HTTPPorts are those of Ports on which providers' sidecars have a connection manager of their own. Sorted.
 	HTTPPorts []uint16
 	// Identities are those of the providers that have one, and MutualPorts those of Ports on which all have. Sorted.
@@ -111,7 +113,7 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		}
 	}
 	lifting, lowering := c.Plugin, c.Plugin
-	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
+	lifting.Lift, lowering.Lower = lift, &plugin.Lower{ExceptionsFail: l.ExceptionsFail}
 	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
 	lower := slices.DeleteFunc(slices.Clone(l.Ports), func(p uint16) bool { return slices.Contains(l.HTTPPorts, p) })
 	if len(lower) == 0 {
@@ -120,7 +122,7 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
 	if len(l.HTTPPorts) > 0 {
 		behind := c.Plugin
-		behind.Lift, behind.Lower = lift, &plugin.Lower{BehindHTTP: true}
+		behind.Lift, behind.Lower = lift, &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
 		resources = append(resources, named(ProviderName, types.WorkloadMode_SERVER, mustRender(&behind), l.HTTPPorts, o)...)
 	}
 	resources = append(resources, envoyFilter(LiftName, l.patches(o), o))

@@ -100,7 +100,7 @@ func (l *LiftOptions) metrics() []*networking.EnvoyFilter_EnvoyConfigObjectPatch
 		"source_principal":     known(command{"UPSTREAM_LOCAL_URI_SAN", ""}),
 		"destination_workload": known(chosen("workload")), "destination_workload_namespace": known(chosen("namespace")),
 		"destination_app": known(chosen("workload")), "destination_version": known(chosen("version")),
-		"destination_canonical_service": known(chosen("workload")), "destination_canonical_revision": known(chosen("revision")),
+		"destination_canonical_service": known(chosen("service")), "destination_canonical_revision": known(chosen("revision")),
 		"destination_cluster": known(header(headerSource + "cluster")), "destination_principal": known(chosen("principal")),
 		"connection_security_policy": known(chosen("security")),
 	})

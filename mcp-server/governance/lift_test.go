@@ -40,7 +40,7 @@ func TestLift(t *testing.T) {
 			Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		// Some providers have certificates, some a connection manager of their own, and calls are counted.
 		"secure": {Hosts: []LiftedHost{{Key: greet.Key, Host: greet.Host, AtProvider: true}, long}, Ports: []uint16{20880, 20881}, HTTPPorts: []uint16{20880}, MutualPorts: []uint16{20880},
-			Identities: []string{"spiffe://cluster.local/ns/default/sa/greet"}, Metrics: true, Namespace: "default", XDS: XDS{Host: "10.0.0.5", Port: 15992}},
+			Identities: []string{"spiffe://cluster.local/ns/default/sa/greet"}, Metrics: true, ExceptionsFail: true, Namespace: "default", XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"nothing":   {Ports: nil, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"no-filter": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 	} {

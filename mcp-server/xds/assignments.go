@@ -279,13 +279,14 @@ func carries(e *Endpoint, labels map[string]string) bool {
 func (e *Endpoint) encode(s *Service, weight uint32) *endpoint.LbEndpoint {
 	namespace := s.Namespace
 	address := e.Address.String()
-	app, version := e.Labels["app"], e.Labels[labelVersion]
+	app := e.Labels["app"]
+	service, revision := e.label("service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), e.label("service.istio.io/canonical-revision", "app.kubernetes.io/version", labelVersion)
 	// istiod's util.BuildLbEndpointMetadata: workload;namespace;canonical name;canonical revision;cluster.
 	metadata := map[string]*structpb.Struct{
-		istioMetadata: fields("workload", strings.Join([]string{app, namespace, app, version, ""}, ";")),
+		istioMetadata: fields("workload", strings.Join([]string{app, namespace, service, revision, ""}, ";")),
 	}
 	if s.Metrics {
-		metadata[ownMetadata] = fields("workload", cmp.Or(app, unknown), "namespace", namespace, "version", cmp.Or(version, unknown), "revision", cmp.Or(version, "latest"),
+		metadata[ownMetadata] = fields("workload", cmp.Or(app, unknown), "namespace", namespace, "service", cmp.Or(service, unknown), "version", cmp.Or(e.Labels[labelVersion], unknown), "revision", cmp.Or(revision, "latest"),
 			"principal", cmp.Or(e.Identity, unknown), "security", e.security())
 	}
 	listener := LowerListener
@@ -311,6 +312,17 @@ func (e *Endpoint) encode(s *Service, weight uint32) *endpoint.LbEndpoint {
 		Metadata:            &core.Metadata{FilterMetadata: metadata},
 		LoadBalancingWeight: wrapperspb.UInt32(weight),
 	}
+}
+
+// label returns the first of the labels that the endpoint has, by which Istio names a workload's canonical service (istio.io/istio
+// pkg/kube/labels, CanonicalService).
+func (e *Endpoint) label(names ...string) string {
+	for _, n := range names {
+		if v := e.Labels[n]; v != "" {
+			return v
+		}
+	}
+	return ""
 }
 
 // tlsMode is what istiod would say of an endpoint (istio.io/istio pilot/pkg/serviceregistry/serviceentry, getTLSModeFromWorkloadEntry).

@@ -7,6 +7,21 @@ import (
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 )
 
+// An endpoint's canonical service is the one that Istio would find in its labels.
+func TestCanonicalService(t *testing.T) {
+	e := Endpoint{Address: netip.MustParseAddrPort("10.0.0.1:20880"), Labels: map[string]string{"app": "greet", "service.istio.io/canonical-name": "greeting", "version": "v1", "app.kubernetes.io/version": "1.2"}}
+	metadata := Assignment(&Service{Namespace: "vm", Metrics: true, Endpoints: []Endpoint{e}}, "c", nil).Endpoints[0].LbEndpoints[0].Metadata.FilterMetadata
+	if got := metadata[istioMetadata].Fields["workload"].GetStringValue(); got != "greet;vm;greeting;1.2;" {
+		t.Errorf("Istio is told %q", got)
+	}
+	own := metadata[ownMetadata].Fields
+	for k, want := range map[string]string{"workload": "greet", "service": "greeting", "version": "v1", "revision": "1.2"} {
+		if got := own[k].GetStringValue(); got != want {
+			t.Errorf("%s is %q, want %q", k, got, want)
+		}
+	}
+}
+
 // An endpoint with an identity is reached by mutual TLS: istiod's transport sockets are told so where its sidecar takes HTTP/2, and
 // otherwise another internal listener leads to it. Where sidecars count calls, they are told who it is.
 func TestIdentity(t *testing.T) {
