@@ -18,7 +18,7 @@ const (
 	headerOneWay   = "x-isthmus-oneway"
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
-	headerGRPC     = "grpc-status" // grpcCode, for whoever counts calls; the content type is not gRPC's, so nothing acts on it
+	headerGRPC     = "grpc-status" // grpcCode, for whoever counts calls and for retries; with our content type nothing else acts on it
 
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"
@@ -291,8 +291,8 @@ type grpcCode uint8
 
 const grpcOK grpcCode = 0
 
-// grpcOf is the code of a response. Other than the HTTP status it tells that the business code threw: it is there to be seen, not to
-// be acted upon.
+// grpcOf is the code of a response. Other than the HTTP status it tells that the business code threw, to be seen and not to be acted
+// upon.
 func grpcOf(o protocol.Outcome) grpcCode {
 	switch o {
 	case protocol.OutcomeException:
@@ -301,10 +301,10 @@ func grpcOf(o protocol.Outcome) grpcCode {
 		return 3 // INVALID_ARGUMENT
 	case protocol.OutcomeTimeout:
 		return 4 // DEADLINE_EXCEEDED
-	case protocol.OutcomeOverload:
-		return 8 // RESOURCE_EXHAUSTED
 	case protocol.OutcomeNotFound:
 		return 12 // UNIMPLEMENTED
+	case protocol.OutcomeOverload:
+		return 14 // UNAVAILABLE: not begun, so Istio's own retries, which look at this whatever the content type, try elsewhere
 	case protocol.OutcomeBadResponse, protocol.OutcomeError:
 		return 13 // INTERNAL
 	}
