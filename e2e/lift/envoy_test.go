@@ -83,12 +83,15 @@ func plain(name string, port int) object {
 
 // egress is a cluster of providers without a filter of their own: the calls are lowered in the same Envoy, by the internal listener
 // that egressListener makes.
-func egress(name string, ports ...int) object {
+func egress(name string, ports ...int) object { return internal("egress", name, ports...) }
+
+// internal is a cluster of providers behind an internal listener.
+func internal(listener, name string, ports ...int) object {
 	var endpoints []object
 	for _, p := range ports {
 		to := "127.0.0.1:" + strconv.Itoa(p)
 		endpoints = append(endpoints, object{
-			"endpoint": object{"address": object{"envoy_internal_address": object{"server_listener_name": "egress", "endpoint_id": to}}},
+			"endpoint": object{"address": object{"envoy_internal_address": object{"server_listener_name": listener, "endpoint_id": to}}},
 			"metadata": object{"filter_metadata": object{"envoy.filters.listener.original_dst": object{"local": to}}}})
 	}
 	raw := object{"name": "raw", "typed_config": object{"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}
@@ -100,8 +103,10 @@ func egress(name string, ports ...int) object {
 		"load_assignment": object{"cluster_name": name, "endpoints": []object{{"lb_endpoints": endpoints}}}}
 }
 
-func egressListener(lower object) object {
-	return object{"name": "egress", "internal_listener": object{},
+func egressListener(lower object) object { return internalListener("egress", lower) }
+
+func internalListener(name string, lower object) object {
+	return object{"name": name, "internal_listener": object{},
 		"listener_filters": []object{{"name": "envoy.filters.listener.original_dst", "typed_config": object{
 			"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
 		"filter_chains": []object{{"filters": []object{lower, tcpProxy("original")}}}}

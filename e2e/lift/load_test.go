@@ -149,7 +149,7 @@ func TestCost(t *testing.T) {
 	file := filterFile(t)
 	p := startProvider(t, nil)
 	web := startHTTP(t)
-	ports := make([]int, 6)
+	ports := make([]int, 8)
 	for i := range ports {
 		ports[i] = freePort(t)
 	}
@@ -157,8 +157,12 @@ func TestCost(t *testing.T) {
 		c["circuit_breakers"] = object{"thresholds": []object{{"max_requests": 100_000, "max_connections": 100_000}}}
 		return c
 	}
+	behind := wasm(file, "provider", `{"lift":{},"lower":{"behindHTTP":true}}`)
 	e := startEnvoy(t,
 		[]object{
+			listener(ports[6], "OUTBOUND", wasm(file, "lift", `{"lift":{}}`), manager(everything(object{"cluster": "manager"}))),
+			listener(ports[7], "INBOUND", behind, manager(everything(object{"cluster": "behind"}))),
+			internalListener("behind", behind),
 			listener(ports[0], "OUTBOUND", tcpProxy("provider")),
 			listener(ports[1], "OUTBOUND", wasm(file, "meter", `{}`), tcpProxy("provider")),
 			listener(ports[2], "OUTBOUND", wasm(file, "lift", `{"lift":{}}`), manager(everything(object{"cluster": "sidecar"}))),
@@ -167,7 +171,7 @@ func TestCost(t *testing.T) {
 			listener(ports[5], "OUTBOUND", manager(everything(object{"cluster": "web"}))),
 			egressListener(wasm(file, "lower", `{"lower":{}}`)),
 		},
-		[]object{plain("provider", p.port()), wide(upstream("sidecar", ports[3])), wide(egress("inside", p.port())), wide(upstream("web", web)), originalCluster()})
+		[]object{plain("provider", p.port()), wide(upstream("manager", ports[7])), wide(internal("behind", "behind", p.port())), wide(upstream("sidecar", ports[3])), wide(egress("inside", p.port())), wide(upstream("web", web)), originalCluster()})
 	l := load{conns: 4, inFlight: 16, size: 1024, calls: 12_800}
 	ways := []struct {
 		name string
@@ -179,6 +183,7 @@ func TestCost(t *testing.T) {
 		{name: "HTTP/2 to HTTP/2", run: func() { l.runHTTP(t, ports[5]) }},
 		{name: "lifted, lowered in the same Envoy", run: func() { l.run(t, ports[4]) }},
 		{name: "lifted, lowered behind another listener", run: func() { l.run(t, ports[2]) }},
+		{name: "the same, behind a connection manager", run: func() { l.run(t, ports[6]) }},
 	}
 	for round := range 6 {
 		for i := range ways {

@@ -17,12 +17,12 @@ import (
 )
 
 // meshConfig is istiod's MeshConfig: configuration comes from mcp-server and, formally, from Kubernetes. The sidecars are
-// plain Envoys without certificates, hence no mutual TLS and none of the filters that only Istio's own Envoy has. What an
+// plain Envoys, hence none of the filters that only Istio's own Envoy has, and mutual TLS only in a mesh that is secure. What an
 // operator would say with kubectl is read from a folder.
 const meshConfig = `rootNamespace: istio-system
 trustDomain: cluster.local
 enablePrometheusMerge: false
-enableAutoMtls: false
+enableAutoMtls: %t
 defaultProviders: {}
 configSources:
 - address: xds://%s:%d
@@ -31,11 +31,11 @@ configSources:
 `
 
 // operatorConfig is what an operator would have said to Istio: without certificates sidecars take plaintext only. (By
-// default they take both, and wait for certificates before they begin.)
+// default they take both, and wait for certificates before they begin.) With certificates it is the default.
 const operatorConfig = `apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: istio-system}
-spec: {mtls: {mode: DISABLE}}
+spec: {mtls: {mode: %s}}
 `
 
 // StartIstiod starts istiod and waits until it is ready: it then has everything that mcp-server holds. mcp-server must be up:
@@ -72,11 +72,15 @@ func (m *Mesh) LaunchIstiod() error {
 	if err != nil {
 		return err
 	}
-	operator, err := m.write(IstiodMachine, operatorPart, "peer-authentication.yaml", operatorConfig)
+	mode := "DISABLE"
+	if m.authority != nil {
+		mode = "PERMISSIVE"
+	}
+	operator, err := m.write(IstiodMachine, operatorPart, "peer-authentication.yaml", fmt.Sprintf(operatorConfig, mode))
 	if err != nil {
 		return err
 	}
-	mesh, err := m.write(IstiodMachine, "conf", "mesh", fmt.Sprintf(meshConfig, ServerMachine, MCPPort, filepath.Dir(operator)))
+	mesh, err := m.write(IstiodMachine, "conf", "mesh", fmt.Sprintf(meshConfig, m.authority != nil, ServerMachine, MCPPort, filepath.Dir(operator)))
 	if err != nil {
 		return err
 	}

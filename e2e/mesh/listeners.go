@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// filterMark is in the name of the network filter that istiod makes of our TrafficExtension, httpFilterMark in that of the HTTP filter.
+// filterMark is in the names of the filters that istiod makes of our TrafficExtensions; the name of one begins with "isthmus", that of the
+// HTTP filter is httpName.
 const (
-	filterMark     = "trafficextension/" + RootNamespace + ".isthmus"
-	httpFilterMark = filterMark + "-http"
+	filterMark = "trafficextension/" + RootNamespace + "."
+	httpName   = "isthmus-http"
 )
 
 // listener is what of Envoy's listeners is looked at.
@@ -39,6 +40,16 @@ type listener struct {
 // inbound, incoming ones. It returns nil once new connections pass the filter. An Envoy that is loading it keeps the listeners
 // that it had, so connections that are made meanwhile pass unread for as long as they last.
 func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
+	in := ""
+	if inbound {
+		in = "isthmus"
+	}
+	return s.Extended(ctx, port, "isthmus", in)
+}
+
+// Extended does so for one extension, or for those whose names begin so: out on outgoing connections, in on incoming ones, if it is not
+// "".
+func (s *Sidecar) Extended(ctx context.Context, port int, out, in string) error {
 	body, err := s.Admin(ctx, "/config_dump?resource=dynamic_listeners")
 	if err != nil {
 		return err
@@ -50,26 +61,33 @@ func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
 		return fmt.Errorf("mesh: listeners of %s: %w", s.machine.Name(), err)
 	}
 	outName := fmt.Sprintf("0.0.0.0_%d", port)
-	var out, in bool
+	var isOut, isIn bool
 	for _, l := range page.Configs {
 		if l.ActiveState == nil {
 			continue
 		}
 		for _, c := range l.ActiveState.Listener.FilterChains {
-			has := len(c.Filters) > 0 && strings.Contains(c.Filters[0].Name, filterMark)
-			for _, f := range c.Filters {
-				for _, h := range f.Typed.HTTP {
-					has = has || strings.Contains(h.Name, httpFilterMark)
+			has := func(name string) bool {
+				if len(c.Filters) > 0 && strings.Contains(c.Filters[0].Name, filterMark+name) {
+					return true
 				}
+				for _, f := range c.Filters {
+					for _, h := range f.Typed.HTTP {
+						if name == "isthmus" && strings.Contains(h.Name, filterMark+httpName) {
+							return true
+						}
+					}
+				}
+				return false
 			}
-			out = out || has && l.Name == outName
-			in = in || has && l.Name == "virtualInbound" && c.FilterChainMatch.DestinationPort == port
+			isOut = isOut || l.Name == outName && has(out)
+			isIn = isIn || l.Name == "virtualInbound" && c.FilterChainMatch.DestinationPort == port && has(in)
 		}
 	}
 	switch {
-	case !out:
+	case !isOut:
 		return fmt.Errorf("%s: the filter is not on outgoing connections to port %d", s.machine.Name(), port)
-	case inbound && !in:
+	case in != "" && !isIn:
 		return fmt.Errorf("%s: the filter is not on incoming connections to port %d", s.machine.Name(), port)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 )
@@ -51,6 +53,9 @@ type Mesh struct {
 	folder string // on the outer file system
 
 	machines map[string]*machine.Machine
+
+	authority *authority // nil before Secure
+	agents    []*grpc.Server
 
 	ZooKeeper *machine.Process // nil before StartZooKeeper
 	Istiod    *machine.Process // nil before StartIstiod
@@ -227,6 +232,9 @@ func (m *Mesh) StartJava(name string, j JVM) (*machine.Process, error) {
 // Close stops everything and takes the mesh's machines down.
 func (m *Mesh) Close(ctx context.Context) error {
 	var errs []error
+	for _, a := range m.agents {
+		a.Stop()
+	}
 	for _, x := range m.machines {
 		errs = append(errs, x.Remove(ctx))
 	}

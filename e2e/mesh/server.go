@@ -29,6 +29,7 @@ type ServerOptions struct {
 	Registries []Registry
 	Scrape     []string // names of the machines whose sidecars' metrics it reads
 	NoFilter   bool     // leave the filter out
+	Identities any      // spec.mesh.identities, nil for none: who has certificates
 	Lift       any      // spec.mesh.lift, nil for none: which services' calls travel as HTTP/2
 }
 
@@ -50,6 +51,9 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 		"rules":      map[string]any{"path": "rules"},
 		"state":      map[string]any{"dir": "state"},
 		"telemetry":  map[string]any{"targets": targets},
+	}
+	if o.Identities != nil {
+		spec["mesh"].(map[string]any)["identities"] = o.Identities
 	}
 	if o.Lift != nil {
 		x, err := m.Machine(ServerMachine)

@@ -48,7 +48,15 @@ func (m *Mesh) StartSidecarWorkers(ctx context.Context, name, app string, worker
 	if err != nil {
 		return nil, err
 	}
-	bootstrap, err := m.bootstrap(x, app)
+	var secrets []any
+	if m.authority != nil {
+		agent, err := m.startAgent(name, app)
+		if err != nil {
+			return nil, err
+		}
+		secrets = []any{agent.cluster(m.host.Exposed(agent.path))}
+	}
+	bootstrap, err := m.bootstrap(x, app, secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -81,9 +89,9 @@ func (s *Sidecar) Admin(ctx context.Context, path string) ([]byte, error) {
 // fields is any mapping of YAML.
 type fields = map[string]any
 
-// bootstrap is the one that we ship for a plain Envoy, with what it says to replace replaced and Istio's Prometheus page
-// added.
-func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
+// bootstrap is the one that we ship for a plain Envoy, with what it says to replace replaced, and Istio's Prometheus page and other
+// clusters added.
+func (m *Mesh) bootstrap(x *machine.Machine, app string, more []any) (string, error) {
 	root, err := peer.Root()
 	if err != nil {
 		return "", err
@@ -106,7 +114,7 @@ func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
 		"cluster": app + "." + Namespace,
 		"metadata": fields{
 			"ISTIO_VERSION": istioVersion, "NAMESPACE": Namespace, "CLUSTER_ID": ClusterID, "INTERCEPTION_MODE": "REDIRECT",
-			"INSTANCE_IPS": address, "NAME": x.Name(), "LABELS": fields{"app": app},
+			"INSTANCE_IPS": address, "NAME": x.Name(), "LABELS": fields{"app": app}, "SERVICE_ACCOUNT": app,
 		},
 	}
 	b["admin"] = fields{"address": socket("127.0.0.1", adminPort)}
@@ -114,7 +122,7 @@ func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("mesh: manifests/bootstrap/envoy.yaml: no static_resources")
 	}
-	var clusters []any
+	clusters := more
 	for _, c := range list(static["clusters"]) {
 		if cluster, ok := c.(fields); ok && cluster["name"] == "xds-grpc" {
 			cluster["load_assignment"] = loadAssignment("xds-grpc", istiod.Address().String(), XDSPort)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"maps"
 	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -16,7 +17,8 @@ import (
 func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	out := make([]translate.LiftSelector, len(l.Services))
 	for i, s := range l.Services {
-		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port, AtProvider: s.Lower == config.LowerProvider}
+		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port,
+			AtProvider: s.Lower == config.LowerProvider || s.Lower == config.LowerProviderHTTP, HTTP: s.Lower == config.LowerProviderHTTP}
 	}
 	return out
 }
@@ -26,12 +28,19 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	host, port := spec.Advertised()
 	c := spec.XDS.Sidecars
 	o := governance.LiftOptions{
-		Ports: t.LiftedPorts, Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
+		Ports: t.LiftedPorts, ProviderPorts: t.ProviderPorts, MutualPorts: t.MutualPorts, Metrics: spec.Mesh.Lift.Metrics, ExceptionsFail: spec.Mesh.Lift.ExceptionsFail, Namespace: spec.Mesh.Namespace,
+		Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
 		XDS: governance.XDS{Host: host, Port: port, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, Token: token},
 	}
+	identities := map[string]bool{}
 	for _, l := range t.Lifted {
-		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed})
+		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed, AtProvider: l.AtProvider})
+		for _, e := range l.Endpoints {
+			identities[e.Identity] = true
+		}
 	}
+	delete(identities, "")
+	o.Identities = slices.Sorted(maps.Keys(identities))
 	return o
 }
 
@@ -64,12 +73,12 @@ func routed(t *translate.Translation, rules []governance.Rule, o *translate.Opti
 }
 
 // assignments are the endpoints of the lifted services, and their groups.
-func assignments(t *translate.Translation, groups map[string][]governance.Subset, namespace string) *xds.Assignments {
+func assignments(t *translate.Translation, groups map[string][]governance.Subset, mesh *config.Mesh) *xds.Assignments {
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
-		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+		s := xds.Service{Host: l.Host, Namespace: mesh.Namespace, Metrics: mesh.Lift.Metrics, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
 		for j, e := range l.Endpoints {
-			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider}
+			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider, Identity: e.Identity}
 		}
 		services[i] = s
 	}

@@ -38,7 +38,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	done()
 	done = measure("route")
 	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
-	lifted := assignments(t, routes.Subsets, spec.Mesh.Namespace)
+	lifted := assignments(t, routes.Subsets, &spec.Mesh)
 	endpoints(lifted)
 	done()
 	done = measure("govern")
@@ -80,10 +80,14 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 }
 
 func translateOptions(m *config.Mesh) translate.Options {
-	return translate.Options{
+	o := translate.Options{
 		Namespace: m.Namespace, ExportTo: m.ExportTo, Naming: translate.Naming{Suffix: m.HostSuffix}, VirtualAddresses: m.Virtual(),
-		EndpointsOnly: m.Addressing == config.AddressingEndpoints, Lift: liftSelectors(&m.Lift),
+		EndpointsOnly: m.Addressing == config.AddressingEndpoints, Lift: liftSelectors(&m.Lift), TrustDomain: m.TrustDomain,
 	}
+	for _, x := range m.Identities {
+		o.Identities = append(o.Identities, translate.Identity(x))
+	}
+	return o
 }
 
 func governanceOptions(spec *config.Spec) governance.Options {

@@ -33,6 +33,7 @@ const (
 	DefaultHostSuffix        = "isthmus"
 	DefaultVirtualAddresses  = "240.64.0.0/10"
 	DefaultAddressing        = AddressingBoth
+	DefaultTrustDomain       = "cluster.local"
 	DefaultFailStrategy      = "open"
 	DefaultTelemetryInterval = time.Second
 	DefaultHoldOff           = 50 * time.Millisecond
@@ -50,6 +51,8 @@ const (
 	maxBytes       = 4 << 20 // of the file
 	maxTargets     = 1000
 	maxSuffix      = 100 // bytes, so that there is room for the services' own names
+	maxDomain      = 253 // bytes
+	maxIdentities  = 1000
 	minInterval    = 100 * time.Millisecond
 	maxInterval    = time.Hour
 	minPrefixHosts = 10 // bits that are left for services in the range of virtual addresses
@@ -133,7 +136,17 @@ type Mesh struct {
 	// Addressing says how services over TCP are called: "both" (default) by their own virtual addresses too, which costs a listener and a
 	// cluster for each service in each sidecar, or only by their "endpoints".
 	Addressing string `yaml:"addressing"`
-	Lift       Lift   `yaml:"lift"`
+	// TrustDomain is Istio's: the identities of workloads begin with it. Default "cluster.local".
+	TrustDomain string `yaml:"trustDomain"`
+	// Identities are the providers whose sidecars have certificates, so that callers' sidecars speak mutual TLS with them. None by default.
+	Identities []Identity `yaml:"identities"`
+	Lift       Lift       `yaml:"lift"`
+}
+
+// Identity gives the providers of applications their service account. The first that is for an application has the say.
+type Identity struct {
+	Application    string `yaml:"application"`    // equal, or the beginning and "*"
+	ServiceAccount string `yaml:"serviceAccount"` // default: the application's own name
 }
 
 // Filter says how the Wasm filter gets into the sidecars. Without URL it does not.
@@ -189,6 +202,7 @@ func (c *Config) setDefaults() {
 	def(&s.Mesh.HostSuffix, DefaultHostSuffix)
 	def(&s.Mesh.VirtualAddresses, DefaultVirtualAddresses)
 	def(&s.Mesh.Addressing, DefaultAddressing)
+	def(&s.Mesh.TrustDomain, DefaultTrustDomain)
 	def(&s.Filter.FailStrategy, DefaultFailStrategy)
 	def(&s.HoldOff.Quiet, DefaultHoldOff)
 	def(&s.HoldOff.Max, DefaultMaxHoldOff)
@@ -338,8 +352,41 @@ func (m Mesh) validate() adapters.Faults {
 			f.Add(fmt.Sprintf("exportTo[%d]", i), "%q is neither *, . or ~ nor the name of a namespace", e)
 		}
 	}
+	if m.TrustDomain != "" && !isDomain(m.TrustDomain) {
+		f.Add("trustDomain", "%q is no domain name in lower case", m.TrustDomain)
+	}
+	if len(m.Identities) > maxIdentities {
+		f.Add("identities", "are more than %d", maxIdentities)
+	}
+	for i, x := range m.Identities {
+		at := fmt.Sprintf("identities[%d]", i)
+		switch star := strings.IndexByte(x.Application, '*'); {
+		case x.Application == "":
+			f.Add(at+".application", `is missing; "*" is every application`)
+		case star >= 0 && star != len(x.Application)-1:
+			f.Add(at+".application", `"*" stands at the end only`)
+		case len(x.Application) > maxMatch:
+			f.Add(at+".application", "is longer than %d bytes", maxMatch)
+		}
+		if x.ServiceAccount != "" && !isDomain(x.ServiceAccount) {
+			f.Add(at+".serviceAccount", "%q is no name of a service account", x.ServiceAccount)
+		}
+	}
 	f = append(f, m.Lift.validate().Under("lift")...)
 	return f
+}
+
+// isDomain tells whether s is a DNS name in lower case, which a service account's name is too.
+func isDomain(s string) bool {
+	if len(s) > maxDomain {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return true
 }
 
 func isLabel(s string) bool {

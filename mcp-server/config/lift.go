@@ -28,6 +28,12 @@ type Lift struct {
 	// Attachments are the names of attachments (Dubbo) and headers and baggage items (Bolt) that become headers of the request, so
 	// that routes can match them.
 	Attachments []string `yaml:"attachments"`
+	// ExceptionsFail says that what the business code throws is an HTTP failure: seen as one by Istio's metrics, retried and counted for
+	// outlier detection.
+	ExceptionsFail bool `yaml:"exceptionsFail"`
+	// Metrics has sidecars count calls as istio_requests_total and istio_request_duration_milliseconds. It is for stock Envoy: Istio's own
+	// does so by itself.
+	Metrics bool `yaml:"metrics"`
 }
 
 // LiftSelector selects services: all that it says must hold, and at least one thing it must say.
@@ -37,14 +43,17 @@ type LiftSelector struct {
 	Application string `yaml:"application"` // of a provider
 	Port        uint16 `yaml:"port"`        // that a provider listens on
 	// Lower says whose sidecars turn HTTP/2 back into the providers' protocol: the caller's (default), and providers need none, or the
-	// provider's, which then must all have one. The first selector that selects a service has the say.
+	// provider's, which then must all have one. provider-http is the latter with an HTTP connection manager at the provider, too, so that
+	// AuthorizationPolicy, telemetry and tracing hold there; it is for all services on the port. The first selector that selects a
+	// service has the say.
 	Lower string `yaml:"lower"`
 }
 
 // The values of LiftSelector.Lower.
 const (
-	LowerCaller   = "caller"
-	LowerProvider = "provider"
+	LowerCaller       = "caller"
+	LowerProvider     = "provider"
+	LowerProviderHTTP = "provider-http"
 )
 
 // XDS is where sidecars find the endpoints of lifted services.
@@ -93,8 +102,8 @@ func (l Lift) validate() adapters.Faults {
 	}
 	for i, s := range l.Services {
 		at := fmt.Sprintf("services[%d]", i)
-		if !slices.Contains([]string{"", LowerCaller, LowerProvider}, s.Lower) {
-			f.Add(at+".lower", "must be %s or %s", LowerCaller, LowerProvider)
+		if !slices.Contains([]string{"", LowerCaller, LowerProvider, LowerProviderHTTP}, s.Lower) {
+			f.Add(at+".lower", "must be %s, %s or %s", LowerCaller, LowerProvider, LowerProviderHTTP)
 		}
 		if s == (LiftSelector{Lower: s.Lower}) {
 			f.Add(at, `says nothing; {interface: "*"} is every service`)

@@ -53,7 +53,7 @@ func TestLiftFaults(t *testing.T) {
 		got = append(got, f.Path+": "+f.Message)
 	}
 	for _, want := range []string{
-		`spec.mesh.lift.services[0].lower: must be caller or provider`,
+		`spec.mesh.lift.services[0].lower: must be caller, provider or provider-http`,
 		`spec.mesh.lift.services[0]: says nothing`,
 		`spec.mesh.lift.services[1].interface: "*" stands at the end only`,
 		`spec.mesh.lift.services[2]: is longer than 512 bytes`,

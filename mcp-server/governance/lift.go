@@ -21,9 +21,14 @@ const (
 	LiftName  = "isthmus-lift"  // the extension that makes HTTP/2 of calls, and the EnvoyFilter
 	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again, and the internal listener that does so for callers
 
+	// ProviderName is the extension, cluster, internal listener and HTTP filters where providers have a connection manager of their own.
+	ProviderName = "isthmus-provider"
+
 	xdsCluster      = "isthmus-xds"                  // our endpoint discovery service
 	originalCluster = "isthmus-original-destination" // where the internal listeners send calls
 	dialledName     = "isthmus-as-dialled"           // cluster, internal listener and HTTP filters of calls that go where they were addressed
+	// mutual ends the names of those that speak mutual TLS with providers.
+	mutual = "-mutual"
 )
 
 // extensionResource begins the name by which a sidecar asks istiod for an extension's configuration (istio.io/istio
@@ -43,6 +48,8 @@ type LiftedHost struct {
 	Key    model.Key
 	Host   string
 	Hashed bool // the filter cannot find out the host by itself
+	// AtProvider says that its endpoints are the providers' own sidecars, which speak HTTP/2.
+	AtProvider bool
 }
 
 // LiftOptions say how services are lifted.
@@ -51,7 +58,17 @@ type LiftOptions struct {
 	Ports       []uint16 // on which lifted services are called; sorted
 	Suffix      string   // of the hosts
 	Attachments []string // that become headers
-	XDS         XDS
+	// ExceptionsFail says that a call whose business code threw is an HTTP failure.
+	ExceptionsFail bool
+	XDS            XDS
+	// ProviderPorts are those of Ports on which providers' sidecars have a connection manager of their own. Sorted.
+	ProviderPorts []uint16
+	// Identities are those of the providers that have one, and MutualPorts those of Ports on which all have. Sorted.
+	Identities  []string
+	MutualPorts []uint16
+	// Metrics says that connection managers count calls as istio_requests_total.
+	Metrics   bool
+	Namespace string // of the workloads
 }
 
 // XDS is our endpoint discovery service as sidecars see it.
@@ -105,18 +122,39 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		}
 	}
 	lifting, lowering := c.Plugin, c.Plugin
-	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
+	lifting.Lift, lowering.Lower = lift, &plugin.Lower{ExceptionsFail: l.ExceptionsFail}
 	resources := named(LiftName, extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
-	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
-	resources = append(resources, resource.Resource{
-		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
-		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
-	})
+	lower := slices.DeleteFunc(slices.Clone(l.Ports), func(p uint16) bool { return slices.Contains(l.ProviderPorts, p) })
+	if len(lower) == 0 {
+		lower = nobodysPorts
+	}
+	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
+	if len(l.ProviderPorts) > 0 {
+		behind := c.Plugin
+		behind.Lift, behind.Lower = lift, &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
+		resources = append(resources, named(ProviderName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&behind), l.ProviderPorts, o)...)
+	}
+	resources = append(resources, envoyFilter(LiftName, l.patches(o), o))
+	if l.Metrics {
+		// Apart from the other one: an istiod that does not know all of it drops it, and nothing else.
+		resources = append(resources, envoyFilter(MetricsName, l.metrics(), o))
+	}
 	set, err := resource.NewSet(resources)
 	if err != nil { // made of what has been checked
 		panic("governance: " + err.Error())
 	}
 	return set, problems
+}
+
+// nobodysPorts are for an extension that is only asked for by name: without ports it would be everywhere. Port 1 is TCPMUX, whose protocol no
+// registry holds.
+var nobodysPorts = []uint16{1}
+
+func envoyFilter(name string, patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch, o Options) resource.Resource {
+	return resource.Resource{
+		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: name, Labels: map[string]string{labelManagedBy: "isthmus"},
+		Body: &networking.EnvoyFilter{ConfigPatches: patches},
+	}
 }
 
 // mustRender is render for what is made of what has been checked.
@@ -138,25 +176,21 @@ const unbounded = math.MaxUint32
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
-		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, object{
-			"name": originalCluster, "type": "ORIGINAL_DST", "connect_timeout": "5s", "lb_policy": "CLUSTER_PROVIDED",
-			// The bounds are those of the service's own cluster, which comes before.
-			"circuit_breakers": object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}},
-		}),
-		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(LowerName, o)),
-		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(dialledName, o)),
-		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, object{
-			"name": dialledName, "type": "STATIC", "connect_timeout": "5s",
-			"typed_extension_protocol_options": http2(object{}),
-			"circuit_breakers":                 object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}},
-			"load_assignment": object{"cluster_name": dialledName, "endpoints": []any{object{"lb_endpoints": []any{object{
-				"endpoint": object{"address": object{"envoy_internal_address": object{"server_listener_name": dialledName}}}}}}}},
-			"transport_socket": internalUpstream(nil),
-		}),
+	}
+	patches = append(patches, callerPatches("", nil, o)...)
+	if len(l.Identities) > 0 {
+		patches = append(patches, callerPatches(mutual, mutualTLS(l.Identities), o)...)
+	}
+	if len(l.ProviderPorts) > 0 {
+		patches = append(patches, l.providerPatches(o)...)
 	}
 	for _, port := range l.Ports {
 		patches = append(patches, everything(port))
-		patches = append(patches, asDialled(port)...)
+		to := dialledName
+		if slices.Contains(l.MutualPorts, port) {
+			to += mutual
+		}
+		patches = append(patches, asDialled(port, to)...)
 	}
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
@@ -167,27 +201,99 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 	}}
 	for _, h := range l.Hosts {
 		patches = append(patches,
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}),
+			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}))
+		if h.AtProvider {
+			continue // istiod's own transport sockets hold: plaintext, or mutual TLS with those who take it
+		}
+		patches = append(patches,
 			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
 				[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}))
 	}
 	return patches
 }
 
-// lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol.
-func lowerListener(name string, o Options) object {
+// callerPatches are what lowers calls in the callers' own Envoys: one internal listener for calls that were routed, one for those that go
+// where they were dialled, the cluster of the second, and where both send calls, over socket. suffix ends their names.
+func callerPatches(suffix string, socket object, o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	original := object{
+		"name": originalCluster + suffix, "type": "ORIGINAL_DST", "connect_timeout": "5s", "lb_policy": "CLUSTER_PROVIDED",
+		"circuit_breakers": unboundedBreakers(), // the bounds are those of the service's own cluster, which comes before
+	}
+	if socket != nil {
+		original["transport_socket"] = socket
+	}
+	return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, original),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(LowerName+suffix, LowerName, originalCluster+suffix, o)),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(dialledName+suffix, LowerName, originalCluster+suffix, o)),
+		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, internalCluster(dialledName+suffix)),
+	}
+}
+
+func unboundedBreakers() object {
+	return object{"thresholds": []any{object{"max_connections": int64(unbounded), "max_pending_requests": int64(unbounded), "max_requests": int64(unbounded)}}}
+}
+
+// internalCluster is a cluster whose one endpoint is the internal listener of the same name.
+func internalCluster(name string) object {
+	return object{
+		"name": name, "type": "STATIC", "connect_timeout": "5s",
+		"typed_extension_protocol_options": http2(object{}),
+		"circuit_breakers":                 unboundedBreakers(),
+		"load_assignment": object{"cluster_name": name, "endpoints": []any{object{"lb_endpoints": []any{object{
+			"endpoint": object{"address": object{"envoy_internal_address": object{"server_listener_name": name}}}}}}}},
+		"transport_socket": internalUpstream(nil),
+	}
+}
+
+// The names by which sidecars ask their agent for their certificate and for whom to trust, and its cluster (istio.io/istio pkg/model,
+// SDSDefaultResourceName, SDSRootResourceName, SDSClusterName).
+const (
+	secretDefault = "default"
+	secretRoot    = "ROOTCA"
+	agentCluster  = "sds-grpc"
+)
+
+// mutualTLS is the transport socket that istiod gives a cluster whose endpoints take mutual TLS and have one of these identities
+// (istio.io/istio pilot/pkg/networking/core, buildUpstreamClusterTLSContext).
+func mutualTLS(identities []string) object {
+	secret := func(name string) object {
+		return object{"name": name, "sds_config": object{"initial_fetch_timeout": "0s", "resource_api_version": "V3", "api_config_source": object{
+			"api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+			"grpc_services": []any{object{"envoy_grpc": object{"cluster_name": agentCluster}}},
+		}}}
+	}
+	var names []any
+	for _, id := range identities {
+		names = append(names, object{"san_type": "URI", "matcher": object{"exact": id}})
+	}
+	return object{"name": "envoy.transport_sockets.tls", "typed_config": object{
+		"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+		"common_tls_context": object{
+			"alpn_protocols":                     []any{"istio"},
+			"tls_certificate_sds_secret_configs": []any{secret(secretDefault)},
+			"combined_validation_context": object{
+				"default_validation_context":           object{"match_typed_subject_alt_names": names},
+				"validation_context_sds_secret_config": secret(secretRoot),
+			},
+		},
+	}}
+}
+
+// lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol, by an extension, and sends it to a cluster.
+func lowerListener(name, extension, cluster string, o Options) object {
 	return object{
 		"name": name, "internal_listener": object{},
 		"listener_filters": []any{object{"name": originalDst,
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
 		"filter_chains": []any{object{"filters": []any{
-			object{"name": extensionResource + o.namespace() + "." + LowerName, "config_discovery": object{
+			object{"name": extensionResource + o.namespace() + "." + extension, "config_discovery": object{
 				"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
 				"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
 			}},
 			object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 				"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-				"stat_prefix": name, "cluster": originalCluster, "idle_timeout": "0s",
+				"stat_prefix": name, "cluster": cluster, "idle_timeout": "0s",
 			}},
 		}}},
 	}
@@ -217,34 +323,20 @@ func http2(options object) object {
 // headerDialled is the address that a call's caller has dialled, between two HTTP filters.
 const headerDialled = "x-isthmus-dialled"
 
-// asDialled sends the calls of services that istiod does not know to the provider that their caller has dialled: a framework has
+// asDialled sends the calls of services that istiod does not know to the provider that their caller has dialled, through cluster: a framework has
 // services of its own, such as Dubbo's MetadataService, which no registry holds and which concern just that process. Two HTTP filters
 // hand the address to an internal listener: the first writes it into a header, which it does on these routes only, the second makes
 // the state of the upstream connection of it. (A patch cannot switch one filter on for a route: istiod reads patches with a reader that
 // does not know the empty configuration by which Envoy is told.)
-func asDialled(port uint16) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
-	first := func(name string, config object) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
-		p := patch(networking.EnvoyFilter_HTTP_FILTER, "", networking.EnvoyFilter_Patch_INSERT_FIRST, object{"name": name, "typed_config": config})
-		p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
-			PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
-				Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: "envoy.filters.network.http_connection_manager"}},
-		}}
-		return p
-	}
+func asDialled(port uint16, cluster string) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	// The one that is inserted last is first.
 	out := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
-		first(dialledName+"-state", object{
-			"@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
-			"on_request_headers": []any{object{
-				"object_key": originalDst + ".local_ip", "shared_with_upstream": "ONCE", "skip_if_empty": true,
-				"format_string": object{"text_format_source": object{"inline_string": "%REQ(" + headerDialled + ")%"}, "omit_empty_values": true},
-			}},
-		}),
-		first(dialledName, object{"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"}),
+		firstFilter(networking.EnvoyFilter_SIDECAR_OUTBOUND, port, dialledName+"-state", destination("%REQ("+headerDialled+")%")),
+		firstFilter(networking.EnvoyFilter_SIDECAR_OUTBOUND, port, dialledName, object{"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"}),
 	}
 	for _, name := range unknownHosts {
 		p := patch(networking.EnvoyFilter_HTTP_ROUTE, "", networking.EnvoyFilter_Patch_MERGE, object{
-			"route": object{"cluster": dialledName},
+			"route": object{"cluster": cluster},
 			"typed_per_filter_config": object{dialledName: object{
 				"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
 				"mutations": object{"request_mutations": []any{object{"append": object{
@@ -257,6 +349,33 @@ func asDialled(port uint16) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 		out = append(out, p)
 	}
 	return out
+}
+
+// firstFilter puts an HTTP filter before all others of the connection managers on a port.
+func firstFilter(context networking.EnvoyFilter_PatchContext, port uint16, name string, config object) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	p := patch(networking.EnvoyFilter_HTTP_FILTER, "", networking.EnvoyFilter_Patch_INSERT_FIRST, object{"name": name, "typed_config": config})
+	p.Match.Context = context
+	p.Match.ObjectTypes = connectionManager(port)
+	return p
+}
+
+// connectionManager matches those on a port.
+func connectionManager(port uint16) *networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener {
+	return &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
+		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
+			Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: "envoy.filters.network.http_connection_manager"}},
+	}}
+}
+
+// destination is an HTTP filter's configuration that hands an address on to an internal listener.
+func destination(format string) object {
+	return object{
+		"@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
+		"on_request_headers": []any{object{
+			"object_key": originalDst + ".local_ip", "shared_with_upstream": "ONCE", "skip_if_empty": true,
+			"format_string": object{"text_format_source": object{"inline_string": format}, "omit_empty_values": true},
+		}},
+	}
 }
 
 // everything sends all connections to a port to the HTTP connection manager, ahead of which the filter lifts. istiod sends there what

@@ -9,6 +9,7 @@ import (
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stats/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
@@ -43,6 +44,9 @@ func TestLift(t *testing.T) {
 		// A name that the filter takes no host for costs nobody else anything.
 		"too-long": {Hosts: []LiftedHost{greet, {Key: model.Key{Framework: "dubbo", Interface: strings.Repeat("x", 600)}, Host: "2---def.dubbo.isthmus", Hashed: true}},
 			Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
+		// Some providers have certificates, some a connection manager of their own, and calls are counted.
+		"secure": {Hosts: []LiftedHost{{Key: greet.Key, Host: greet.Host, AtProvider: true}, long}, Ports: []uint16{20880, 20881}, ProviderPorts: []uint16{20880}, MutualPorts: []uint16{20880},
+			Identities: []string{"spiffe://cluster.local/ns/default/sa/greet"}, Metrics: true, ExceptionsFail: true, Namespace: "default", XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"nothing":   {Ports: nil, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"no-filter": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 	} {
@@ -79,15 +83,16 @@ func TestLift(t *testing.T) {
 // istiod drops an EnvoyFilter of which it cannot read one patch, with no more than a line in its log.
 func TestPatchesAreXDS(t *testing.T) {
 	l := LiftOptions{Hosts: []LiftedHost{{Key: model.Key{Framework: "dubbo", Interface: "demo.Greet"}, Host: "demo.greet.dubbo.isthmus"}}, Ports: []uint16{20880},
+		ProviderPorts: []uint16{20880}, Identities: []string{"spiffe://cluster.local/ns/default/sa/greet"}, Namespace: "default",
 		XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/ca.pem", CertFile: "/cert.pem", KeyFile: "/key.pem", Token: "secret"}}
 	seen := map[networking.EnvoyFilter_ApplyTo]int{}
-	for i, p := range l.patches(options) {
+	for i, p := range append(l.patches(options), l.metrics()...) {
 		m := map[networking.EnvoyFilter_ApplyTo]interface {
 			proto.Message
 			ValidateAll() error
 		}{
 			networking.EnvoyFilter_CLUSTER: new(cluster.Cluster), networking.EnvoyFilter_LISTENER: new(listener.Listener), networking.EnvoyFilter_FILTER_CHAIN: new(listener.FilterChain),
-			networking.EnvoyFilter_HTTP_FILTER: new(hcm.HttpFilter), networking.EnvoyFilter_HTTP_ROUTE: new(route.Route),
+			networking.EnvoyFilter_NETWORK_FILTER: new(listener.Filter), networking.EnvoyFilter_HTTP_FILTER: new(hcm.HttpFilter), networking.EnvoyFilter_HTTP_ROUTE: new(route.Route),
 		}[p.ApplyTo]
 		seen[p.ApplyTo]++
 		text, err := protojson.Marshal(p.Patch.Value)
@@ -109,7 +114,7 @@ func TestPatchesAreXDS(t *testing.T) {
 			t.Errorf("patch %d, %s: an Any without a type", i, p.ApplyTo)
 		}
 	}
-	if len(seen) != 5 {
+	if len(seen) != 6 {
 		t.Errorf("patches are for %v", seen)
 	}
 }

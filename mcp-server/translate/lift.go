@@ -24,6 +24,8 @@ type LiftSelector struct {
 	// AtProvider says that the providers' sidecars turn HTTP/2 back into the providers' protocol. Else those of the callers do, and
 	// providers need none.
 	AtProvider bool
+	// HTTP says, beside AtProvider, that the providers' sidecars have a connection manager of their own for calls.
+	HTTP bool
 }
 
 // selects tells whether the part is meant.
@@ -63,6 +65,7 @@ type LiftedEndpoint struct {
 	Weight   uint32 // 0 where nobody said one
 	Locality model.Locality
 	Labels   map[string]string // as Istio has them; shared by the endpoints of an address
+	Identity string            // SPIFFE id; "" where its sidecar has no certificate, or it has no sidecar
 }
 
 // liftable are the protocols that the filter can lift.
@@ -138,7 +141,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 		if selector >= 0 {
 			why := p.unliftable()
 			if why == "" {
-				p.atProvider = o.Lift[selector].AtProvider
+				p.atProvider, p.http = o.Lift[selector].AtProvider, o.Lift[selector].HTTP
 				candidates = append(candidates, p)
 				continue
 			}
@@ -194,11 +197,23 @@ func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[strin
 		for _, s := range []*string{&where.Region, &where.Zone, &where.SubZone} {
 			*s = bounded(*s, maxLocality)
 		}
-		l.Endpoints = append(l.Endpoints, LiftedEndpoint{Address: at, Weight: we.Weight, Locality: where, Labels: we.Labels})
+		l.Endpoints = append(l.Endpoints, LiftedEndpoint{Address: at, Weight: we.Weight, Locality: where, Labels: we.Labels, Identity: o.identity(we.ServiceAccount)})
 	}
 	slices.SortFunc(l.Endpoints, func(a, b LiftedEndpoint) int { return a.Address.Compare(b.Address) })
 	body.Endpoints = nil
 	body.Resolution = networking.ServiceEntry_STATIC
+	if p.atProvider {
+		// istiod, which does not know the endpoints, has callers demand one of these names of them.
+		identities := map[string]bool{}
+		for _, e := range l.Endpoints {
+			identities[e.Identity] = true
+		}
+		delete(identities, "")
+		body.SubjectAltNames = slices.Sorted(maps.Keys(identities))
+	} else {
+		// Callers' own Envoys stand in for the endpoints. Within the mesh istiod would have mutual TLS with them.
+		body.Location = networking.ServiceEntry_MESH_EXTERNAL
+	}
 	for _, port := range l.Ports {
 		if port != svc.Port {
 			body.Ports = append(body.Ports, &networking.ServicePort{Number: uint32(port), Name: fmt.Sprintf("%s-%d", svc.PortName, port), Protocol: p.wire.istio})
@@ -211,19 +226,23 @@ func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[strin
 const maxLocality = 255
 
 // providersEntry is what the providers' own sidecars know of lifted services on a port: that RPC is spoken there, over TCP, whatever
-// form it comes in, and by whom. Callers do not see it.
-func (o *Options) providersEntry(port uint16, endpoints map[netip.Addr]LiftedEndpoint) resource.Resource {
+// form it comes in, or over HTTP/2, if they are to have a connection manager, and by whom. Callers do not see it.
+func (o *Options) providersEntry(port uint16, http bool, endpoints map[netip.Addr]LiftedEndpoint) resource.Resource {
 	host := o.Naming.ProvidersHost(port)
+	name, protocol := "tcp-rpc", "TCP"
+	if http {
+		name, protocol = "http2-rpc", "HTTP2"
+	}
 	body := &networking.ServiceEntry{
 		Hosts:      []string{host},
-		Ports:      []*networking.ServicePort{{Number: uint32(port), Name: "tcp-rpc", Protocol: "TCP"}},
+		Ports:      []*networking.ServicePort{{Number: uint32(port), Name: name, Protocol: protocol}},
 		Location:   networking.ServiceEntry_MESH_INTERNAL,
 		Resolution: networking.ServiceEntry_STATIC,
 		ExportTo:   []string{exportToNobody},
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(endpoints), netip.Addr.Compare) {
 		e := endpoints[a]
-		body.Endpoints = append(body.Endpoints, &networking.WorkloadEntry{Address: a.String(), Labels: e.Labels, Locality: locality(e.Locality)})
+		body.Endpoints = append(body.Endpoints, &networking.WorkloadEntry{Address: a.String(), Labels: e.Labels, Locality: locality(e.Locality), ServiceAccount: o.byAddress[a.String()]})
 	}
 	return resource.Resource{
 		Type: resource.TypeServiceEntry, Namespace: o.Namespace, Name: strings.TrimSuffix(host, "."+o.Naming.suffix()),
@@ -232,7 +251,7 @@ func (o *Options) providersEntry(port uint16, endpoints map[netip.Addr]LiftedEnd
 }
 
 // providers renders the providersEntry of each port that lifted services have.
-func (o *Options) providers(lifted []Lifted) []resource.Resource {
+func (o *Options) providers(lifted []Lifted, http []uint16) []resource.Resource {
 	by := map[uint16]map[netip.Addr]LiftedEndpoint{}
 	for _, l := range lifted {
 		for _, e := range l.Endpoints {
@@ -247,7 +266,7 @@ func (o *Options) providers(lifted []Lifted) []resource.Resource {
 	}
 	var out []resource.Resource
 	for _, port := range slices.Sorted(maps.Keys(by)) {
-		out = append(out, o.providersEntry(port, by[port]))
+		out = append(out, o.providersEntry(port, slices.Contains(http, port), by[port]))
 	}
 	return out
 }

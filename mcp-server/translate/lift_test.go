@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
@@ -26,13 +27,19 @@ func renderLift(t *testing.T, tr *Translation) []byte {
 	for _, l := range tr.Lifted {
 		var endpoints []string
 		for _, e := range l.Endpoints {
-			endpoints = append(endpoints, fmt.Sprintf("%s weight %d locality %q labels %v", e.Address, e.Weight, locality(e.Locality), e.Labels))
+			endpoints = append(endpoints, fmt.Sprintf("%s weight %d locality %q labels %v", e.Address, e.Weight, locality(e.Locality), e.Labels)+strings.TrimRight(" "+e.Identity, " "))
 		}
 		services = append(services, map[string]any{"host": l.Host, "hashed": l.Hashed, "atProvider": l.AtProvider, "ports": l.Ports, "endpoints": endpoints})
 	}
 	e := yaml.NewEncoder(out)
 	e.SetIndent(2)
-	if err := e.Encode(map[string]any{"lifted": services, "liftedPorts": tr.LiftedPorts}); err != nil {
+	ports := map[string]any{"lifted": services, "liftedPorts": tr.LiftedPorts}
+	for name, list := range map[string][]uint16{"providerPorts": tr.ProviderPorts, "mutualPorts": tr.MutualPorts} {
+		if len(list) > 0 {
+			ports[name] = list
+		}
+	}
+	if err := e.Encode(ports); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -64,12 +71,17 @@ func TestLiftGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			var selection struct {
+				Identities []struct {
+					Application    string `yaml:"application"`
+					ServiceAccount string `yaml:"serviceAccount"`
+				} `yaml:"identities"`
 				Services []struct {
 					Framework   string `yaml:"framework"`
 					Interface   string `yaml:"interface"`
 					Application string `yaml:"application"`
 					Port        uint16 `yaml:"port"`
 					AtProvider  bool   `yaml:"atProvider"`
+					HTTP        bool   `yaml:"http"`
 				} `yaml:"services"`
 			}
 			if err := settings.Decode(&selection); err != nil {
@@ -78,6 +90,9 @@ func TestLiftGolden(t *testing.T) {
 			options := Options{Namespace: "vm"}
 			for _, s := range selection.Services {
 				options.Lift = append(options.Lift, LiftSelector(s))
+			}
+			for _, x := range selection.Identities {
+				options.Identities = append(options.Identities, Identity(x))
 			}
 			got := renderLift(t, Translate(&model.Snapshot{Services: services}, options))
 			shuffled := slices.Clone(services)

@@ -33,6 +33,12 @@ type Options struct {
 	EndpointsOnly bool
 	// Lift selects the services whose calls travel as HTTP/2 streams, as far as they can.
 	Lift []LiftSelector
+	// TrustDomain is what identities begin with. Default "cluster.local".
+	TrustDomain string
+	// Identities are the providers whose sidecars have certificates.
+	Identities []Identity
+
+	byAddress map[string]string // service accounts
 }
 
 func (o Options) withDefaults() Options {
@@ -42,8 +48,12 @@ func (o Options) withDefaults() Options {
 	if !o.VirtualAddresses.IsValid() {
 		o.VirtualAddresses = DefaultVirtualAddresses
 	}
+	o.TrustDomain = cmp.Or(o.TrustDomain, defaultTrustDomain)
 	return o
 }
+
+// defaultTrustDomain is Istio's.
+const defaultTrustDomain = "cluster.local"
 
 // exportToNobody is Istio's way to hide a service from callers. Its endpoints' own sidecars find it all the same.
 const exportToNobody = "~"
@@ -77,6 +87,10 @@ type Translation struct {
 	// they do: sorted, each once, none of them in TCPPorts.
 	Lifted      []Lifted
 	LiftedPorts []uint16
+	// ProviderPorts are those of LiftedPorts on which providers' sidecars have a connection manager of their own, and MutualPorts those on
+	// which all providers have an identity. Sorted.
+	ProviderPorts []uint16
+	MutualPorts   []uint16
 	// Problems are what could not be rendered as the registries say it. Sorted, each once.
 	Problems []model.Problem
 
@@ -97,22 +111,24 @@ type Service struct {
 	Lifted   bool // its calls travel as HTTP/2 streams, see Translation.Lifted
 }
 
-// Istio renders a snapshot as ServiceEntries, and a WorkloadEntry for each address.
+// Istio renders a snapshot as ServiceEntries, a WorkloadEntry for each address, and a DestinationRule for each port whose endpoints all
+// have an identity.
 func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
 	t := Translate(s, o)
 	return t.Set(), t.Problems
 }
 
-// Set returns the ServiceEntries and WorkloadEntries. It is made when it is first asked for, which takes about as long as all else: who
+// Set returns the ServiceEntries, WorkloadEntries and DestinationRules. It is made when it is first asked for, which takes about as long as all else: who
 // only wants the rest need not wait. It may be called from any goroutine.
 func (t *Translation) Set() resource.Set { return t.set() }
 
-// Translate renders a snapshot as ServiceEntries and WorkloadEntries and tells what it made of each service.
+// Translate renders a snapshot as Istio does, and tells what it made of each service.
 func Translate(s *model.Snapshot, o Options) *Translation {
 	o = o.withDefaults()
 	t := &Translation{}
 	var problems problems
 	labels := labelsByAddress(s.Services, &problems)
+	o.byAddress = o.accounts(labels, &problems)
 	shared := sharedPorts(s.Services)
 	var parts []part
 	seen := make(map[model.Key]bool, len(s.Services))
@@ -132,10 +148,12 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 	}
 	virtual := allocate(o.VirtualAddresses, hosts)
 
-	ports := map[uint16]bool{}     // of TCP endpoints
+	ports := map[uint16]bool{} // of TCP endpoints
+	callees := map[uint16]*callees{}
 	listening := map[uint16]bool{} // and of TCP services
 	web := map[uint16]bool{}       // of HTTP services and their endpoints
 	lifted := map[uint16]bool{}
+	providers := map[uint16]bool{} // lifted ones behind connection managers of providers' sidecars
 	var resources []resource.Resource
 	for i := range parts {
 		p := &parts[i]
@@ -153,6 +171,10 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			t.Lifted = append(t.Lifted, l)
 			for _, port := range l.Ports {
 				lifted[port] = true
+				providers[port] = providers[port] || p.http
+			}
+			for _, e := range p.endpoints {
+				o.callee(callees, e)
 			}
 		} else {
 			r = o.serviceEntry(p, &svc, labels, &problems)
@@ -162,6 +184,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			listening[port] = true
 			for _, e := range p.endpoints {
 				ports[e.Port], listening[e.Port] = true, true
+				o.callee(callees, e)
 			}
 		} else if !p.lifted {
 			web[port] = true
@@ -182,10 +205,20 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			continue
 		}
 		resources = append(resources, o.catchAll(port))
+		resources = append(resources, o.dialled(port, callees[port])...)
 	}
-	resources = append(resources, o.providers(t.Lifted)...)
+	for _, port := range slices.Sorted(maps.Keys(lifted)) {
+		t.LiftedPorts = append(t.LiftedPorts, port)
+		if providers[port] {
+			t.ProviderPorts = append(t.ProviderPorts, port)
+		}
+		if callees[port].all() {
+			t.MutualPorts = append(t.MutualPorts, port)
+		}
+	}
+	mixed(callees, &problems)
+	resources = append(resources, o.providers(t.Lifted, t.ProviderPorts)...)
 	resources = append(resources, o.workloads(s.Services)...)
-	t.LiftedPorts = slices.Sorted(maps.Keys(lifted))
 	t.TCPPorts = slices.Sorted(maps.Keys(listening))
 	t.HTTPPorts = slices.Sorted(maps.Keys(web))
 	t.set = sync.OnceValue(func() resource.Set {
@@ -210,6 +243,7 @@ type part struct {
 	lifted   bool
 	// atProvider is Lifted.AtProvider
 	atProvider bool
+	http       bool              // its ports are among Translation.ProviderPorts
 	endpoints  []*model.Endpoint // also those that take no traffic
 }
 
@@ -340,7 +374,7 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 			continue
 		}
 		svc.Carried++
-		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality)}
+		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality), ServiceAccount: o.byAddress[e.Address]}
 		if e.Port != svc.Port {
 			we.Ports = map[string]uint32{svc.PortName: uint32(e.Port)}
 		}

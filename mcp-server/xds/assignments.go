@@ -25,6 +25,9 @@ import (
 // LowerListener is the internal listener in a caller's Envoy that turns HTTP/2 back into the provider's own protocol.
 const LowerListener = "isthmus-lower"
 
+// MutualListener does so for providers whose sidecars take mutual TLS.
+const MutualListener = LowerListener + "-mutual"
+
 // OriginalDestination is the key of an endpoint's metadata that hands the provider's address to that listener (Envoy's listener
 // filter original_dst reads its field "local").
 const OriginalDestination = "envoy.filters.listener.original_dst"
@@ -35,6 +38,9 @@ const (
 	transportMetadata = "envoy.transport_socket_match"
 )
 
+// ownMetadata says who an endpoint is to governance's metrics, in parts.
+const ownMetadata = "isthmus"
+
 // labelVersion is the label by which a subset is found whose DestinationRule is not known here.
 const labelVersion = "version"
 
@@ -43,6 +49,7 @@ type Service struct {
 	Host      string
 	Namespace string     // of its workloads, for metrics
 	Endpoints []Endpoint // those that take traffic
+	Metrics   bool       // endpoints also say who they are in the form that sidecars' own metrics need
 }
 
 // Endpoint is one provider.
@@ -53,6 +60,8 @@ type Endpoint struct {
 	Labels   map[string]string // as Istio has them
 	// Lowers says that the provider's own sidecar takes HTTP/2 and turns it back. Else the caller's Envoy does.
 	Lowers bool
+	// Identity is the SPIFFE id of the provider's sidecar, which takes mutual TLS; "" where it has none.
+	Identity string
 }
 
 // Subset is a subset of a service's endpoints, as a DestinationRule names it: those that carry all of the labels.
@@ -174,8 +183,8 @@ func (a *Assignments) inherit(before *Assignments) {
 }
 
 func (s *Service) equal(o *Service) bool {
-	return s.Namespace == o.Namespace && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
-		return a.Address == b.Address && a.Weight == b.Weight && a.Locality == b.Locality && a.Lowers == b.Lowers && maps.Equal(a.Labels, b.Labels)
+	return s.Namespace == o.Namespace && s.Metrics == o.Metrics && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+		return a.Address == b.Address && a.Weight == b.Weight && a.Locality == b.Locality && a.Lowers == b.Lowers && a.Identity == b.Identity && maps.Equal(a.Labels, b.Labels)
 	})
 }
 
@@ -249,7 +258,7 @@ func Assignment(s *Service, cluster string, labels map[string]string) *endpoint.
 		for _, e := range endpoints {
 			weight := max(e.Weight, 1)
 			sum += weight // translate bounds the sum over the whole service
-			group.LbEndpoints = append(group.LbEndpoints, e.encode(s.Namespace, weight))
+			group.LbEndpoints = append(group.LbEndpoints, e.encode(s, weight))
 		}
 		// A locality counts as much as its endpoints: with locality-weighted balancing those without a weight get nothing.
 		group.LoadBalancingWeight = wrapperspb.UInt32(sum)
@@ -267,22 +276,32 @@ func carries(e *Endpoint, labels map[string]string) bool {
 	return true
 }
 
-func (e *Endpoint) encode(namespace string, weight uint32) *endpoint.LbEndpoint {
+func (e *Endpoint) encode(s *Service, weight uint32) *endpoint.LbEndpoint {
+	namespace := s.Namespace
 	address := e.Address.String()
-	app, version := e.Labels["app"], e.Labels[labelVersion]
+	app := e.Labels["app"]
+	service, revision := e.label("service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), e.label("service.istio.io/canonical-revision", "app.kubernetes.io/version", labelVersion)
 	// istiod's util.BuildLbEndpointMetadata: workload;namespace;canonical name;canonical revision;cluster.
 	metadata := map[string]*structpb.Struct{
-		istioMetadata: fields("workload", strings.Join([]string{app, namespace, app, version, ""}, ";")),
+		istioMetadata: fields("workload", strings.Join([]string{app, namespace, service, revision, ""}, ";")),
+	}
+	if s.Metrics {
+		metadata[ownMetadata] = fields("workload", cmp.Or(app, unknown), "namespace", namespace, "service", cmp.Or(service, unknown), "version", cmp.Or(e.Labels[labelVersion], unknown), "revision", cmp.Or(revision, "latest"),
+			"principal", cmp.Or(e.Identity, unknown), "security", e.security())
+	}
+	listener := LowerListener
+	if e.Identity != "" {
+		listener = MutualListener
 	}
 	to := &core.Address{Address: &core.Address_EnvoyInternalAddress{EnvoyInternalAddress: &core.EnvoyInternalAddress{
-		AddressNameSpecifier: &core.EnvoyInternalAddress_ServerListenerName{ServerListenerName: LowerListener},
+		AddressNameSpecifier: &core.EnvoyInternalAddress_ServerListenerName{ServerListenerName: listener},
 		EndpointId:           address, // tells the endpoints apart: the listener is one
 	}}}
 	if e.Lowers {
 		to = &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
 			Address: e.Address.Addr().String(), PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(e.Address.Port())},
 		}}}
-		if mode, ok := e.Labels["security.istio.io/tlsMode"]; ok {
+		if mode := e.tlsMode(); mode != "" {
 			metadata[transportMetadata] = fields("tlsMode", mode)
 		}
 	} else {
@@ -295,6 +314,47 @@ func (e *Endpoint) encode(namespace string, weight uint32) *endpoint.LbEndpoint 
 	}
 }
 
-func fields(key, value string) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
+// label returns the first of the labels that the endpoint has, by which Istio names a workload's canonical service (istio.io/istio
+// pkg/kube/labels, CanonicalService).
+func (e *Endpoint) label(names ...string) string {
+	for _, n := range names {
+		if v := e.Labels[n]; v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// tlsMode is what istiod would say of an endpoint (istio.io/istio pilot/pkg/serviceregistry/serviceentry, getTLSModeFromWorkloadEntry).
+func (e *Endpoint) tlsMode() string {
+	if mode, ok := e.Labels["security.istio.io/tlsMode"]; ok {
+		return mode
+	}
+	if e.Identity != "" {
+		return mutualMode
+	}
+	return ""
+}
+
+// mutualMode is Istio's mutual TLS.
+const mutualMode = "istio"
+
+// security is Istio's connection_security_policy.
+func (e *Endpoint) security() string {
+	if e.Identity != "" && (!e.Lowers || e.tlsMode() == mutualMode) {
+		return "mutual_tls"
+	}
+	return "none"
+}
+
+// unknown is how Istio's metrics say so.
+const unknown = "unknown"
+
+// fields makes a struct of keys and values in turns.
+func fields(pairs ...string) *structpb.Struct {
+	s := &structpb.Struct{Fields: make(map[string]*structpb.Value, len(pairs)/2)}
+	for i := 0; i < len(pairs); i += 2 {
+		s.Fields[pairs[i]] = structpb.NewStringValue(pairs[i+1])
+	}
+	return s
 }

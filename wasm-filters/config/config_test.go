@@ -45,7 +45,7 @@ var full = Plugin{
 		{Rule: Rule{Name: "ns/c"}, Global: Global{Cluster: "limits", Authority: "limits.example.org", Domain: "shop", SyncMillis: 50, StalenessMillis: 60}}},
 	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"},
 		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
-	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000},
+	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000, BehindHTTP: true},
 }
 
 // TestEveryField holds the reader to the types: what encoding/json writes, it reads, field for field.

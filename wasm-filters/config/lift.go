@@ -28,7 +28,15 @@ type Lower struct {
 	ExceptionsFail bool `json:"exceptionsFail,omitempty"`
 	// HeartbeatMillis is how long a provider hears nothing before it is sent a heartbeat. Default 30000; at most 3600000.
 	HeartbeatMillis uint32 `json:"heartbeatMillis,omitempty"`
+	// BehindHTTP says that the provider's Envoy has an HTTP connection manager of its own for calls: connections to inbound listeners
+	// are lifted towards it, unless they come as HTTP/2, and those to listeners without a direction, behind it, are lowered and
+	// governed as the provider's. Who calls is then what the header PeerHeader says. It needs Lift.
+	BehindHTTP bool `json:"behindHTTP,omitempty"`
 }
+
+// PeerHeader is what a provider's connection manager tells of a caller's connection: its address and port, ";", and the URI SAN of
+// its certificate, or "-". It must not let through one that the caller has sent.
+const PeerHeader = "x-isthmus-peer"
 
 // AttachmentHeader begins the names of headers that hold attachments.
 const AttachmentHeader = "x-isthmus-attachment-"
@@ -94,6 +102,8 @@ func (r *reader) lower(l *Lower) {
 			l.ExceptionsFail = r.boolean()
 		case "heartbeatMillis":
 			l.HeartbeatMillis = r.number()
+		case "behindHTTP":
+			l.BehindHTTP = r.boolean()
 		default:
 			return false
 		}
@@ -165,7 +175,10 @@ func (v *validator) lift(l *Lift) {
 	}
 }
 
-func (v *validator) lower(l *Lower) {
+func (v *validator) lower(l *Lower, lifts bool) {
+	if l != nil && l.BehindHTTP && !lifts {
+		v.fault("lower.behindHTTP", "needs lift")
+	}
 	if l != nil {
 		v.bounds("lower.heartbeatMillis", l.HeartbeatMillis, 1, maxHeartbeat)
 	}

@@ -21,6 +21,7 @@ func TestLift(t *testing.T) {
 			"lift.hosts[1].host: must be a DNS name in lower case"},
 		`{"lift":{"hosts":[{"service":"a","group":"g","host":"a"},{"service":"a","group":"g","host":"b"}]}}`: {"lift.hosts[1]: is the service of an earlier host, too"},
 		`{"lift":{"attachments":["","userId","userid","a b"]}}`:                                              {"lift.attachments[0]: must have 1 to 128 bytes", "lift.attachments[2]: becomes the same header as an earlier one"},
+		`{"lower":{"behindHTTP":true}}`:                                                                      {"lower.behindHTTP: needs lift"},
 		`{"lower":{"heartbeatMillis":3600001,"exceptionsFail":1}}`: {"lower.exceptionsFail: must be true or false",
 			"lower.heartbeatMillis: must be from 1 to 3600000, or 0 for the default"},
 	} {

@@ -117,7 +117,7 @@ func (p *Plugin) Validate() Faults {
 	v.bounds("metrics.maxEndpoints", m.MaxEndpoints, 1, maxEndpoints)
 	v.http(&p.HTTP)
 	v.lift(p.Lift)
-	v.lower(p.Lower)
+	v.lower(p.Lower, p.Lift != nil)
 	v.rules(p)
 	return v.faults
 }

@@ -467,6 +467,15 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.route = r
+	if c.relay != nil {
+		switch {
+		case c.relay.silent:
+			return pass, 0
+		case vm.lifting != nil && vm.lifting.checks && !c.agree():
+			m.fault(c.protocol, c.dir, faultContradiction)
+			return lost, 0
+		}
+	}
 	if r.chain != nil && (r.chain.asks && readable && !visited || r.chain.delays && f.Len <= uint64(limits.MaxInspectBytes)) && uint64(len(b)) < f.Len {
 		return more, int(f.Len)
 	}

@@ -315,7 +315,7 @@ func (vm *VM) respond(x Exchange, system int, v *policy.Verdict) {
 	r.Body, r.Details = vm.line[:n], vm.line[n:]
 	switch {
 	case vm.protocols[system].system == config.SystemTriple:
-		r.GRPC = grpcOf(v.Code)
+		r.GRPC = int32(grpcOfCode(v.Code))
 	case v.Answer != nil:
 		if v.Answer.Status != 0 {
 			r.Status = uint32(v.Answer.Status)

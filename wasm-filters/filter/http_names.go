@@ -202,18 +202,3 @@ func ofGRPC(status []byte) protocol.Outcome {
 	}
 	return protocol.OutcomeBadResponse
 }
-
-// grpcOf is the gRPC status of a rejection.
-func grpcOf(code protocol.Code) int32 {
-	switch code {
-	case protocol.CodeThrottled:
-		return 8 // RESOURCE_EXHAUSTED
-	case protocol.CodeUnavailable:
-		return 14 // UNAVAILABLE
-	case protocol.CodeDenied:
-		return 7 // PERMISSION_DENIED
-	case protocol.CodeTimeout:
-		return 4 // DEADLINE_EXCEEDED
-	}
-	return 10 // ABORTED
-}

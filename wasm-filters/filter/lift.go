@@ -33,6 +33,7 @@ type relay struct {
 	sweepAt      policy.Nanos
 
 	// Lift.
+	silent  bool // whoever lowers governs and meters
 	table   *liftTable
 	nextID  uint32
 	window  int64 // of the stream current
@@ -70,6 +71,7 @@ type relaying struct {
 	route   *route // of the request that frame describes
 	timeout uint32 // how long its caller waits, in milliseconds
 	lowered uint32 // its stream
+	claims  []byte // of the header block, or the request, at hand
 	refused call   // of the call that a policy rejects, what makes the answer
 }
 
@@ -112,6 +114,7 @@ func (c *Conn) endRelay() {
 	for i := range r.streams.slots {
 		if e := &r.streams.slots[i]; e.stream != 0 {
 			vm.holds.put(e.body)
+			vm.holds.put(e.claims)
 		}
 	}
 	clear(r.streams.slots)
@@ -130,11 +133,10 @@ func (c *Conn) endRelay() {
 
 // relayed is Data for connections that are lifted or lowered, or may be. ok is false for all others.
 func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok bool) {
-	rt, vm := c.rt, c.rt.vm
+	vm := c.rt.vm
 	r := c.relay
 	if r == nil {
-		lift := rt.rules.lift != nil && c.dir != policy.DirectionServer
-		lower := rt.rules.conf.Lower != nil && c.dir != policy.DirectionClient
+		lift, lower := c.relays()
 		if c.protocol >= 0 || side != Downstream || !lift && !lower {
 			c.direct = true
 			return Continue, false
@@ -232,11 +234,22 @@ func (c *Conn) keep(r *relay, side Side, in []byte, done int) {
 	r.kept[side] = kept
 }
 
+// relays tells whether the connection is to be lifted, and whether it is to be lowered, as far as its listener has a say.
+func (c *Conn) relays() (lift, lower bool) {
+	rs := c.rt.rules
+	lift, lower = rs.lift != nil, rs.conf.Lower != nil
+	if lower && rs.conf.Lower.BehindHTTP {
+		return lift && c.dir == policy.DirectionServer, c.dir != policy.DirectionServer && c.dir != policy.DirectionClient
+	}
+	return lift && c.dir != policy.DirectionServer, lower && c.dir != policy.DirectionClient
+}
+
 // recognize finds out by a client's first bytes what becomes of the connection. It returns false if it is neither lifted nor lowered;
 // the mode stays undecided while it takes more bytes.
 func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 	rt, vm := c.rt, c.rt.vm
-	if rt.rules.conf.Lower != nil && c.dir != policy.DirectionClient {
+	lift, lower := c.relays()
+	if lower {
 		switch yes, more := lowerable(vm, in); {
 		case yes:
 			c.lowerBegin(r)
@@ -245,7 +258,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 			return !end
 		}
 	}
-	if rt.rules.lift == nil || c.dir == policy.DirectionServer {
+	if !lift {
 		return false
 	}
 	for _, i := range rt.rules.protocols {
@@ -258,6 +271,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 			rt.metrics.plain[i][c.dir].connections.n++
 			r.mode, r.table, r.nextID = relayLift, rt.rules.lift, 1
 			c.endpoint.unknown()
+			r.silent = c.dir == policy.DirectionServer
 			vm.wire = r.session.Begin(vm.wire, false, 0)
 			return true
 		case protocol.MatchMore:
@@ -267,13 +281,21 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 	return false
 }
 
-// lifting returns what gathers the attachments of the connection's calls, nil if they are not lifted.
+// lifting returns what gathers the attachments of the connection's calls, or holds them to headers; nil if nothing does.
 func (c *Conn) lifting() *collector {
-	if c.relay == nil || c.relay.mode != relayLift {
+	r, vm := c.relay, c.rt.vm
+	l := &vm.collect
+	switch {
+	case r == nil:
+		return nil
+	case r.mode == relayLift:
+		l.begin(r.table)
+	case r.mode == relayLower && r.lower.BehindHTTP:
+		l.begin(c.rt.rules.lift)
+		l.checks, l.claims = true, vm.claims
+	default:
 		return nil
 	}
-	l := &c.rt.vm.collect
-	l.begin(c.relay.table)
 	return l
 }
 
@@ -571,7 +593,9 @@ func (c *Conn) liftDone(r *relay, e *relayed, body []byte) {
 		codec.SetID(body, f, e.id)
 	}
 	vm.wire = append(vm.wire, body...)
-	c.rt.metrics.plain[c.protocol][c.dir].frames[f.Kind].n++
+	if !r.silent {
+		c.rt.metrics.plain[c.protocol][c.dir].frames[f.Kind].n++
+	}
 	c.liftEnd(e.id, f.Outcome)
 	c.liftRemove(r, e)
 }

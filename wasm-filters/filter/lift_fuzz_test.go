@@ -51,6 +51,9 @@ func FuzzRelay(f *testing.F) {
 				"window stream=0,by=9", "reset stream=5", "goaway last=1"), cuts)
 		f.Add(uint8(1), http2("preface ", "settings window=30", "headers stream=1,"+ours, "data stream=1,end=1+req", "headers stream=3,"+ours, "data stream=3,end=1+oneway", "ping ",
 			"window stream=1,by=7", "headers stream=5,"+ours, "data stream=5+req", "reset stream=5"), dubbo("resp", "ack", "hb", "event", "resp"), cuts)
+		f.Add(uint8(10), dubbo("req", "hb", "req"), http2("settings ", "headers stream=1,_status=200,x-isthmus-outcome=ok", "data stream=1,end=1+resp", "headers stream=3,_status=403,end=1"), cuts)
+		f.Add(uint8(8), http2("preface ", "settings window=30", "headers stream=1,x-isthmus-peer=10.0.0.1:9;spiffe://a,"+ours, "data stream=1,end=1+req", "headers stream=3,x-isthmus-peer=;,"+ours,
+			"headers stream=5,x-isthmus-peer=10.0.0.1:9;-,"+ours, "data stream=3+req", "reset stream=3"), dubbo("resp", "ack"), cuts)
 		f.Add(uint8(2), http2("preface ", "settings ", "headers stream=1,content-type=application/grpc", "data stream=1,end=1+req"), []byte("HTTP"), cuts)
 	}
 	f.Fuzz(func(t *testing.T, mode uint8, down, up, cuts []byte) {
@@ -60,6 +63,9 @@ func FuzzRelay(f *testing.F) {
 		conf := `{"lift":{"attachments":["tenant"]},"lower":{},"limits":{"maxFrameBytes":4096,"maxInspectBytes":4096,"maxInFlight":8}}`
 		if mode&4 != 0 {
 			conf = `{"lift":{},"lower":{"exceptionsFail":true},"throttle":[{"name":"t","threshold":1}]}`
+		}
+		if mode&8 != 0 {
+			conf = `{"lift":{},"lower":{"behindHTTP":true},"access":[{"name":"a","action":"deny","match":[{"subject":"callerIdentity","operator":"prefix","values":["spiffe://a"]}]}]}`
 		}
 		n := filtertest.NewNative(new(filtertest.World), protocols)
 		if err := n.Configure(conf); err != nil {

@@ -18,6 +18,7 @@ const (
 	headerOneWay   = "x-isthmus-oneway"
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
+	headerGRPC     = "grpc-status" // grpcCode, for whoever counts calls and for retries; with our content type nothing else acts on it
 
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"
@@ -125,6 +126,11 @@ type collector struct {
 	traced            bool // W3C's or B3's context is in block
 	traceID, spanID   [maxTraceID]byte
 	traceLen, spanLen int
+
+	// Of a call that is lowered behind a connection manager: how its attachments agree with its headers.
+	checks                 bool
+	claims                 []byte
+	agreed, wrong, missing int
 }
 
 const maxTraceID = 64
@@ -132,6 +138,7 @@ const maxTraceID = 64
 func (l *collector) begin(t *liftTable) {
 	l.table, l.block, l.taken = t, l.block[:0], 0
 	l.traced, l.traceLen, l.spanLen = false, 0, 0
+	l.checks, l.claims, l.agreed, l.wrong, l.missing = false, nil, 0, 0, 0
 }
 
 // take looks at one attachment.
@@ -148,7 +155,10 @@ func (l *collector) take(k, v []byte) {
 			if l.taken>>i&1 == 0 {
 				l.taken |= 1 << i
 				l.text = appendEscaped(l.text[:0], v)
-				l.add(l.table.headers[i], l.text)
+				before := len(l.block)
+				if l.add(l.table.headers[i], l.text); l.checks && len(l.block) > before {
+					l.compare(l.table.headers[i], l.text)
+				}
 			}
 			return
 		}
@@ -276,7 +286,47 @@ func statusOfCode(c protocol.Code) uint16 {
 	return 500
 }
 
-// codeOf is the reverse, for responses that are Envoy's own, with the outcome for the metrics.
+// A grpcCode is how gRPC names how a call ended (google.rpc.Code).
+type grpcCode uint8
+
+const grpcOK grpcCode = 0
+
+// grpcOf is the code of a response. Other than the HTTP status it tells that the business code threw, to be seen and not to be acted
+// upon.
+func grpcOf(o protocol.Outcome) grpcCode {
+	switch o {
+	case protocol.OutcomeException:
+		return 2 // UNKNOWN
+	case protocol.OutcomeBadRequest:
+		return 3 // INVALID_ARGUMENT
+	case protocol.OutcomeTimeout:
+		return 4 // DEADLINE_EXCEEDED
+	case protocol.OutcomeNotFound:
+		return 12 // UNIMPLEMENTED
+	case protocol.OutcomeOverload:
+		return 14 // UNAVAILABLE: not begun, so Istio's own retries, which look at this whatever the content type, try elsewhere
+	case protocol.OutcomeBadResponse, protocol.OutcomeError:
+		return 13 // INTERNAL
+	}
+	return grpcOK
+}
+
+// grpcOfCode is that of a call that a policy of ours rejected.
+func grpcOfCode(c protocol.Code) grpcCode {
+	switch c {
+	case protocol.CodeThrottled:
+		return 8 // RESOURCE_EXHAUSTED
+	case protocol.CodeUnavailable:
+		return 14 // UNAVAILABLE
+	case protocol.CodeDenied:
+		return 7 // PERMISSION_DENIED
+	case protocol.CodeTimeout:
+		return 4 // DEADLINE_EXCEEDED
+	}
+	return 10 // ABORTED
+}
+
+// codeOf is the reverse of statusOfCode, for responses that are Envoy's own, with the outcome for the metrics.
 func codeOf(status uint16) (protocol.Code, protocol.Outcome) {
 	switch status {
 	case 408, 504:

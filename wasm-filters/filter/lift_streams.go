@@ -23,6 +23,7 @@ type relayed struct {
 	window  int64  // lower: how much may go to the peer
 	body    []byte // lift: of the response, lower: of the request, and later what of the response waits for a window
 	written bool   // lower: body is all that is left of the response
+	claims  []byte // lower: what headers say of the request, until it is complete
 }
 
 // phase is how far a relayed call has come.

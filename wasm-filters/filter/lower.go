@@ -52,18 +52,23 @@ func (vm *VM) lowerProtocol(s *h2.Session, b []byte) int {
 			return -1
 		}
 		if ev.Kind == h2.EventHeaders {
-			return vm.lowerHeaders(&s.Decoder, ev.Data)
+			return vm.lowerHeaders(&s.Decoder, ev.Data, false)
 		}
 		b = b[n:]
 	}
 }
 
-// lowerHeaders reads a request's headers: which protocol its body is in. It returns -1 for any that is not ours, and -2 where they
+// lowerHeaders reads a request's headers: which protocol its body is in and, if asked to, what they claim of the call: vm.claims. It returns -1 for any that is not ours, and -2 where they
 // cannot be read.
-func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
+func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte, claims bool) int {
 	p := -1
+	vm.claims = vm.claims[:0]
 	for d.Begin(block); d.Next(); {
 		name := d.Name()
+		if claims && claimed(name) {
+			vm.claims = appendClaim(vm.claims, name, d.Value())
+			continue
+		}
 		if len(name) != len("content-type") || string(name) != "content-type" {
 			continue
 		}
@@ -88,6 +93,9 @@ func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
 func (c *Conn) lowerBegin(r *relay) {
 	rt := c.rt
 	r.mode, r.lower = relayLower, rt.rules.conf.Lower
+	if r.lower.BehindHTTP {
+		c.dir = policy.DirectionServer // the listener has none: it is for the provider all the same
+	}
 	// In the caller's own Envoy the call was seen already.
 	r.governs = c.dir == policy.DirectionServer
 	r.toDown = r.session.Begin(r.toDown[:0], true, rt.rules.conf.Limits.MaxInFlight)
@@ -172,7 +180,7 @@ func (c *Conn) lowerAsk(r *relay) {
 // lowerBlock takes a header block: a new stream's, or trailers.
 func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	vm := c.rt.vm
-	p := vm.lowerHeaders(&r.session.Decoder, ev.Data)
+	p := vm.lowerHeaders(&r.session.Decoder, ev.Data, r.lower.BehindHTTP)
 	if p == -2 {
 		return false
 	}
@@ -204,6 +212,9 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	r.partial++
 	e.window = r.session.InitialWindow
 	e.deadline = vm.now() + timeoutOf(c.rt.rules.conf.Limits.CallTimeoutMillis)
+	if n := len(vm.claims); n > 0 {
+		e.claims = append(vm.holds.get(n), vm.claims...)
+	}
 	return true
 }
 
@@ -255,9 +266,21 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	codec.SetID(body, f, uint64(e.stream))
 	f.ID = uint64(e.stream)
 	now := vm.now()
+	if r.lower.BehindHTTP {
+		vm.claims = append(vm.claims[:0], e.claims...)
+		vm.holds.put(e.claims)
+		e.claims = nil
+		c.lowerPeer()
+	}
 	if r.governs {
 		vm.lowered = e.stream
-		if v, _ := c.request(Downstream, body, &vm.out, 0, true); v == replace {
+		switch v, _ := c.request(Downstream, body, &vm.out, 0, true); v {
+		case replace:
+			return
+		case lost:
+			r.toDown = appendPlain(r.toDown, vm, e.stream, 400)
+			r.urgent = true
+			c.lowerRemove(r, e)
 			return
 		}
 		e.deadline = max(e.deadline, now+timeoutOf(vm.timeout))
@@ -265,7 +288,7 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	vm.wire = append(vm.wire, body...)
 	r.quiet = now
 	if f.Kind == protocol.KindOneWay {
-		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone)
+		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone, grpcOK)
 		r.toDown = h2.AppendHeaders(r.toDown, e.stream, vm.block, true)
 		r.urgent = true
 		c.lowerRemove(r, e)
@@ -286,16 +309,16 @@ func (c *Conn) lowerRefuse(r *relay, refused *call) {
 		return
 	}
 	oneWay := vm.frame.Kind == protocol.KindOneWay
-	status, outcome := statusOfCode(refused.code), protocol.OutcomeRejected
+	status, outcome, grpc := statusOfCode(refused.code), protocol.OutcomeRejected, grpcOfCode(refused.code)
 	if !oneWay {
 		refused.id = e.id
 		codec := c.relayer()
 		vm.reason = vm.answer(vm.reason[:0], codec, refused)
 		if need, err := codec.Decode(&vm.frame, vm.reason); need == 0 && err == nil && vm.frame.Outcome == protocol.OutcomeOK {
-			status, outcome = 200, protocol.OutcomeOK // a value, that a rule has for the call
+			status, outcome, grpc = 200, protocol.OutcomeOK, grpcOK // a value, that a rule has for the call
 		}
 	}
-	vm.block = c.lowerHead(vm.block[:0], status, outcome)
+	vm.block = c.lowerHead(vm.block[:0], status, outcome, grpc)
 	r.toDown = h2.AppendHeaders(r.toDown, e.stream, vm.block, oneWay)
 	if !oneWay {
 		// It is short: a window that is too small for it is not worth the trouble.
@@ -307,13 +330,15 @@ func (c *Conn) lowerRefuse(r *relay, refused *call) {
 }
 
 // lowerHead appends the headers of a response.
-func (c *Conn) lowerHead(dst []byte, status uint16, o protocol.Outcome) []byte {
+func (c *Conn) lowerHead(dst []byte, status uint16, o protocol.Outcome, grpc grpcCode) []byte {
 	vm := c.rt.vm
 	dst = appendStatus(dst, status)
 	vm.text = append(append(vm.text[:0], contentType...), vm.protocols[c.protocol].Codec.Name()...)
 	dst = h2.AppendField(dst, h2.IndexContentType, vm.text)
 	vm.text = append(vm.text[:0], o.String()...)
-	return h2.AppendLiteral(dst, headerOutcome, vm.text)
+	dst = h2.AppendLiteral(dst, headerOutcome, vm.text)
+	vm.text = appendUint(vm.text[:0], uint64(grpc))
+	return h2.AppendLiteral(dst, headerGRPC, vm.text)
 }
 
 // lowerUp makes responses in the streams of what the provider answers.
@@ -384,7 +409,7 @@ func (c *Conn) lowerUp(r *relay, in []byte) (pos int, _ Action) {
 			codec.SetID(in[pos:], f, e.id)
 			e.phase = phaseResponse
 			r.current = e.stream
-			vm.block = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome)
+			vm.block = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome, grpcOf(f.Outcome))
 			vm.wire = h2.AppendHeaders(vm.wire, e.stream, vm.block, false)
 		case protocol.KindHeartbeatAck:
 			r.asked = false
@@ -496,6 +521,7 @@ func (c *Conn) lowerRemove(r *relay, e *relayed) {
 	}
 	r.held -= len(e.body)
 	c.rt.vm.holds.put(e.body)
+	c.rt.vm.holds.put(e.claims)
 	r.streams.remove(e)
 }
 

@@ -105,13 +105,14 @@ const (
 	faultLate                       // a rule rejects a frame that has gone on in part
 	faultUndelayed                  // a rule delays a request that is too long, or one of too many
 	faultEndpoint                   // a rule asks for the endpoint of a call, which is not known
+	faultContradiction              // headers that do not say what the call says
 	faultInternal                   // a defect of the filter's own
 	faults
 )
 
 var faultNames = [faults]string{
 	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
-	"attachments", "too_late", "undelayed", "no_endpoint", "internal",
+	"attachments", "too_late", "undelayed", "no_endpoint", "contradiction", "internal",
 }
 
 // metrics are those of one runtime.

@@ -47,6 +47,7 @@ type Runtime struct {
 	cursor  *Conn // where the sweep goes on
 	slot    int   // in the in-flight tables of cursor
 	flushed policy.Nanos
+	settled policy.Nanos // until when callers' filters may not know the attachments that become headers
 }
 
 // A state is a rule's, together with what was reported of it.
@@ -164,6 +165,7 @@ func (rt *Runtime) use(rs *ruleset) {
 		rt.vm.host.Set(rt.info, 0)
 		rt.info = undefined
 	}
+	rt.settle(rs)
 	rt.rules = rs
 	rt.epoch++
 	rt.metrics.limits = rs.conf.Metrics

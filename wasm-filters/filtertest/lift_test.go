@@ -14,7 +14,19 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
-const liftAndLower = `{"lift":{"attachments":["tenant"]},"lower":{}}`
+// The two ways: from a caller's sidecar to the provider's, and within the provider's.
+const (
+	liftAndLower = `{"lift":{"attachments":["tenant"]},"lower":{}}`
+	liftBehind   = `{"lift":{"attachments":["tenant"]},"lower":{"behindHTTP":true}}`
+)
+
+// directions are those of the listeners that lift and that lower.
+func directions(conf string) (lift, lower policy.Direction) {
+	if conf == liftBehind {
+		return policy.DirectionServer, policy.DirectionUnknown
+	}
+	return policy.DirectionClient, policy.DirectionServer
+}
 
 // A relay is two connections back to back: what is lifted is lowered again, with no proxy between them but the test.
 type relay struct {
@@ -39,8 +51,9 @@ func newRelay(tb testing.TB, rig filtertest.Rig, conf string, provider func(b []
 	}
 	r := &relay{tb: tb, rig: rig, provider: provider, cut: cut}
 	var err error
-	if r.lift, err = rig.Open(policy.DirectionClient); err == nil {
-		r.lower, err = rig.Open(policy.DirectionServer)
+	lift, lower := directions(conf)
+	if r.lift, err = rig.Open(lift); err == nil {
+		r.lower, err = rig.Open(lower)
 	}
 	if err != nil {
 		tb.Fatal(err)
@@ -138,7 +151,9 @@ func responder(tb testing.TB, codec protocol.Codec, shuffle func(frames [][]byte
 func TestBackToBack(t *testing.T) {
 	rigs(t, func(t *testing.T, rig filtertest.Rig) {
 		for _, p := range protocols {
-			t.Run(p.Codec.Name(), func(t *testing.T) { backToBack(t, rig, p.Codec, 7) })
+			for way, conf := range map[string]string{"to the provider": liftAndLower, "within its sidecar": liftBehind} {
+				t.Run(p.Codec.Name()+" "+way, func(t *testing.T) { backToBack(t, rig, conf, p.Codec, 7) })
+			}
 		}
 	})
 }
@@ -150,12 +165,14 @@ func FuzzBackToBack(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		for _, p := range protocols {
-			backToBack(t, filtertest.NewNative(new(filtertest.World), protocols), p.Codec, seed)
+			for _, conf := range []string{liftAndLower, liftBehind} {
+				backToBack(t, filtertest.NewNative(new(filtertest.World), protocols), conf, p.Codec, seed)
+			}
 		}
 	})
 }
 
-func backToBack(t *testing.T, rig filtertest.Rig, codec protocol.Codec, seed uint64) {
+func backToBack(t *testing.T, rig filtertest.Rig, conf string, codec protocol.Codec, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	build := filtertest.Bolt
 	if codec.Name() == "dubbo" {
@@ -165,7 +182,7 @@ func backToBack(t *testing.T, rig filtertest.Rig, codec protocol.Codec, seed uin
 	shuffle := func(frames [][]byte) {
 		rnd.Shuffle(len(frames), func(i, k int) { frames[i], frames[k] = frames[k], frames[i] })
 	}
-	r := newRelay(t, rig, liftAndLower, responder(t, codec, shuffle), cut)
+	r := newRelay(t, rig, conf, responder(t, codec, shuffle), cut)
 	want := map[uint64]int{} // how long the response is at least
 	heartbeats := map[uint64]bool{}
 	id := uint64(1000)
@@ -178,8 +195,8 @@ func backToBack(t *testing.T, rig filtertest.Rig, codec protocol.Codec, seed uin
 			if rnd.IntN(8) == 0 {
 				size = rnd.IntN(300_000)
 			}
-			b, err := build(kind, map[string]string{"id": fmt.Sprint(id), "service": "demo.Hello", "method": fmt.Sprint("m", rnd.IntN(3)), "caller": "shop",
-				"size": fmt.Sprint(size)})
+			b, err := build(kind, map[string]string{"id": fmt.Sprint(id), "service": "demo.Hello", "method": []string{"m", "m 1", "/%..\x7f"}[rnd.IntN(3)], "caller": "shop",
+				"size": fmt.Sprint(size), []string{".tenant", ".other"}[rnd.IntN(2)]: []string{"gold", "a\nb%"}[rnd.IntN(2)]})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -236,7 +253,8 @@ func roundTrip(tb testing.TB, name, conf string) func() {
 	if err := n.Configure(conf); err != nil {
 		tb.Fatal(err)
 	}
-	lift, lower := n.Conn(policy.DirectionClient), n.Conn(policy.DirectionServer)
+	lifts, lowers := directions(conf)
+	lift, lower := n.Conn(lifts), n.Conn(lowers)
 	var b, c filtertest.Scratch
 	stream := uint32(1)
 	return func() {
@@ -261,12 +279,14 @@ func roundTrip(tb testing.TB, name, conf string) func() {
 // TestRelayDoesNotAllocate: a call that is lifted and lowered costs no allocation.
 func TestRelayDoesNotAllocate(t *testing.T) {
 	for _, p := range protocols {
-		f := roundTrip(t, p.Codec.Name(), liftAndLower)
-		for range 100 {
-			f()
-		}
-		if n := testing.AllocsPerRun(500, f); n != 0 {
-			t.Errorf("%s: %v allocations", p.Codec.Name(), n)
+		for _, conf := range []string{liftAndLower, liftBehind} {
+			f := roundTrip(t, p.Codec.Name(), conf)
+			for range 100 {
+				f()
+			}
+			if n := testing.AllocsPerRun(500, f); n != 0 {
+				t.Errorf("%s, %s: %v allocations", p.Codec.Name(), conf, n)
+			}
 		}
 	}
 }
@@ -306,6 +326,57 @@ func TestRelayedConnectionDoesNotAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(500, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
+	}
+}
+
+// TestBehindDoesNotAllocate: nor does a call behind a connection manager that says who makes it, where rules want to know.
+func TestBehindDoesNotAllocate(t *testing.T) {
+	const name = "dubbo"
+	req, resp := frames(t, name)
+	frame := func(kind, args string, payload []byte) []byte {
+		b, err := filtertest.HTTP2(kind, args, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	n := filtertest.NewNative(new(filtertest.World), protocols)
+	if err := n.Configure(`{"lift":{},"lower":{"behindHTTP":true},"access":[{"name":"a","action":"deny","match":[{"subject":"callerIdentity","operator":"equals","values":["spiffe://cluster.local/ns/a/sa/nobody"]}]}]}`); err != nil {
+		t.Fatal(err)
+	}
+	lower := n.Conn(policy.DirectionUnknown)
+	var b, c filtertest.Scratch
+	b.Set(append(frame("preface", "", nil), frame("settings", "window=1000000000", nil)...))
+	lower.Data(filter.Downstream, &b, len(b.Bytes()), false)
+	head := frame("headers", "stream=1,content-type=application/x-isthmus-dubbo,_path=/demo.Hello/hi,x-isthmus-service=demo.Hello,x-isthmus-method=hi,x-isthmus-version=0.0.0,"+
+		"x-isthmus-group=g,x-isthmus-caller=shop,x-isthmus-peer=10.1.2.3:4000;spiffe://cluster.local/ns/shop/sa/web", nil)
+	data := frame("data", "stream=1,end=1", req)
+	window := frame("window", "stream=0,by=2000", nil)
+	stream := uint32(1)
+	var call []byte
+	f := func() {
+		n.World().Clock += 1000
+		binary.BigEndian.PutUint32(head[5:], stream)
+		binary.BigEndian.PutUint32(data[5:], stream)
+		call = append(append(append(call[:0], window...), head...), data...)
+		b.Set(call)
+		lower.Data(filter.Downstream, &b, len(call), false)
+		if len(b.Bytes()) < len(req) {
+			t.Fatalf("the provider gets %d bytes of %d", len(b.Bytes()), len(req))
+		}
+		swapID(name, resp, stream)
+		stream += 2
+		c.Set(resp)
+		lower.Data(filter.Upstream, &c, len(resp), false)
+		if len(c.Bytes()) < len(resp) {
+			t.Fatalf("the connection manager gets %d bytes of %d", len(c.Bytes()), len(resp))
+		}
+	}
+	for range 100 {
+		f()
+	}
+	if got := testing.AllocsPerRun(500, f); got != 0 {
+		t.Errorf("%v allocations", got)
 	}
 }
 
