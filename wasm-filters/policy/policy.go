@@ -51,6 +51,7 @@ type Call struct {
 	Attachments [][]byte // by the number that Condition.Key has; nil where absent
 	LoadTest    bool     // the call is part of a load test
 	Unreadable  bool     // Attachments and LoadTest could not be read
+	Wall        int64    // the time in milliseconds since the Unix epoch
 
 	// Marks belongs to policies that want to know how a call ends: each of their rules has a bit of it, which Admit sets for
 	// the calls that it is to be told about. Done finds them as Admit left them.
