@@ -66,7 +66,7 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 		x := policy.Condition{
 			Subject: subject,
 			Key:     rs.slot(subject, key{c.Key, label}),
-			Not:     c.Operator == config.OperatorNotEquals || c.Operator == config.OperatorNotIn,
+			Not:     negative(c.Operator),
 			Exists:  c.Operator == config.OperatorExists,
 		}
 		switch {
@@ -76,12 +76,8 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 				n, _ := match.ParseNetwork(v)
 				x.Networks = append(x.Networks, n)
 			}
-		case c.Operator == config.OperatorPrefix:
-			x.Strings.Prefix = c.Values[0]
-		case c.Operator == config.OperatorRegex:
-			x.Strings.Pattern, _ = match.Compile(c.Values[0])
 		default:
-			x.Strings.In = c.Values
+			x.Strings = compared(c.Operator, c.Values)
 		}
 		cs = append(cs, x)
 	}

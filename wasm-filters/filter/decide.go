@@ -19,6 +19,9 @@ func (c *Conn) decide(r *route, dir policy.Direction, now policy.Nanos, read, ou
 			call.Attachments, call.LoadTest = vm.attachment.values, vm.attachment.loadTest
 		}
 	}
+	if ch.proofs {
+		call.Wall = vm.host.Wall()
+	}
 	if ch.peer {
 		call.Peer = c.peerOf()
 	}
@@ -77,6 +80,7 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 		return
 	}
 	call := &vm.call
+	p := c.peerOf() // which may need vm.line for itself
 	l := append(vm.line[:0], "isthmus: access "...)
 	if v.Reject {
 		l = appendString(l, "denied")
@@ -99,9 +103,6 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 	} else {
 		l = appendText(l, call.Caller)
 	}
-	vm.line = l
-	p := c.peerOf()
-	l = vm.line
 	if p.AddressKnown {
 		l = appendString(l, " at ")
 		l = p.Address.Append(l)
@@ -109,6 +110,10 @@ func (c *Conn) audit(v *policy.Verdict, now policy.Nanos) {
 	if len(p.Identity) > 0 {
 		l = appendString(l, " as ")
 		l = appendText(l, p.Identity)
+	}
+	if v.Answer != nil {
+		l = appendString(l, ": ")
+		l = appendString(l, v.Answer.Message)
 	}
 	l = vm.limiter.appendOmitted(l, topicAudit)
 	vm.line = l

@@ -29,6 +29,7 @@ import (
 	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -75,6 +76,10 @@ type Host interface {
 	// PeerIdentity appends the URI SAN of the certificate that the peer of the connection at hand showed, nothing where it showed
 	// none.
 	PeerIdentity(dst []byte) []byte
+	// Wall returns the time in milliseconds since the Unix epoch. It may go back.
+	Wall() int64
+	// Checker checks signatures by public keys.
+	token.Checker
 	// Shared returns the store of all workers; nil means that this worker is alone.
 	Shared() policy.Shared
 	// Ask sends a message to a method of a gRPC service, for which it waits at most timeout milliseconds. service is an

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
@@ -46,6 +47,40 @@ func (host) PeerAddress(dst []byte) []byte { return append(dst, property("source
 
 func (host) PeerIdentity(dst []byte) []byte {
 	return append(dst, property("connection", "uri_san_peer_certificate")...)
+}
+
+func (host) Wall() int64 {
+	if clockTimeGet(clockRealtime, 1, unsafe.Pointer(&outTime)) != 0 {
+		return 0
+	}
+	return int64(outTime / 1_000_000)
+}
+
+// verifySignature is a function of Envoy's own (source/extensions/common/wasm/foreign.cc), by BoringSSL.
+const verifySignature = "verify_signature"
+
+var (
+	arguments []byte    // room for one call
+	outcome   [256]byte // for its result
+)
+
+// VerifySignature implements token.Checker. The argument is Envoy's message VerifySignatureArguments, the result VerifySignatureResult, whose first
+// field says that the signature is good.
+func (host) VerifySignature(hash string, key, signature, text []byte) (valid, done bool) {
+	b := append(field(arguments[:0], 1, len(hash)), hash...)
+	b = append(field(b, 2, len(key)), key...)
+	b = append(field(b, 3, len(signature)), signature...)
+	b = append(field(b, 4, len(text)), text...)
+	arguments = b
+	target = outcome[:]
+	got, ok := result(proxyCallForeignFunction(unsafe.Pointer(unsafe.StringData(verifySignature)), uint32(len(verifySignature)),
+		unsafe.Pointer(unsafe.SliceData(b)), uint32(len(b)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	return len(got) >= 2 && got[0] == 1<<3 && got[1] == 1, ok
+}
+
+// field appends the beginning of a field of protobuf that holds n bytes.
+func field(dst []byte, number byte, n int) []byte {
+	return binary.AppendUvarint(append(dst, number<<3|2), uint64(n))
 }
 
 func (h host) Shared() policy.Shared { return h }
