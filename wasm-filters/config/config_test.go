@@ -247,12 +247,12 @@ func TestRuleFaults(t *testing.T) {
 			"access[0].action: is missing", "access[1].action: must be one of allow, deny, defaultDeny", "access[2].match: does not go with the action defaultDeny"}},
 		{`{"access":[{"name":"a","action":"deny","token":{"onFailure":"pass","jwt":{"issuer":"` + long + `","clockSkewMillis":600001,"claims":[{},{"claim":"c","operator":"regex","values":["("]}]}}},
 			{"name":"b","action":"allow","token":{"attachment":"t","key":"a b"}},{"name":"c","action":"allow","token":{"attachment":"t","key":"k","jwt":{},"hmac":{"windowMillis":600001,"attachments":[""]}}}]}`, []string{
-			"access[0].token: goes only with the action allow", "access[0].token.attachment: is missing", "access[0].token.key: is missing",
+			"access[0].token.attachment: is missing", "access[0].token.key: is missing",
 			"access[0].token.onFailure: must be one of deny, allow", "access[0].token.jwt.issuer: longer than 512 bytes", "access[0].token.jwt.clockSkewMillis: must be from 1 to 600000, or 0 for the default",
 			"access[0].token.jwt.claims[0].claim: is missing", "access[0].token.jwt.claims[0].operator: is missing", "access[0].token.jwt.claims[0].values: must be one",
-			"access[0].token.jwt.claims[1].values[0]: missing ) at offset 1", "access[1].token.key: must be at most 253 of A-Z a-z 0-9 . _ -", "access[1].token: must have one of jwt and hmac",
-			"access[2].token: must have one of jwt and hmac", "access[2].token.hmac.timestamp: is missing", "access[2].token.hmac.attachments[0]: is missing",
-			"access[2].token.hmac.windowMillis: must be from 1 to 600000, or 0 for the default"}},
+			"access[0].token.jwt.claims[1].values[0]: missing ) at offset 1", "access[0].token: goes only with the action allow", "access[1].token.key: must be at most 253 of A-Z a-z 0-9 . _ -", "access[1].token: must have one of jwt and hmac",
+			"access[2].token.hmac.timestamp: is missing", "access[2].token.hmac.attachments[0]: is missing",
+			"access[2].token.hmac.windowMillis: must be from 1 to 600000, or 0 for the default", "access[2].token: must have one of jwt and hmac"}},
 		{`{"keys":[{"name":"a","algorithm":"none","value":"SECRET!"},{"name":"a/b","algorithm":"HS256","value":"c2hvcnQ="},{}]}`, []string{
 			"keys[0].algorithm: must be one of HS256, RS256, ES256", "keys[0].value: must be in base64", "keys[1].name: must be at most 253 of A-Z a-z 0-9 . _ -",
 			"keys[1].value: shorter than 32 bytes", "keys[2].name: is missing", "keys[2].algorithm: is missing", "keys[2].value: is missing"}},

@@ -131,10 +131,10 @@ func (v *validator) rules(p *Plugin) {
 			v.fault(at+".match", "does not go with the action defaultDeny")
 		}
 		if a.Token != nil {
+			v.token(at+".token", a.Token)
 			if a.Action != AccessAllow {
 				v.fault(at+".token", "goes only with the action allow")
 			}
-			v.token(at+".token", a.Token)
 		}
 	}
 	clear(names)

@@ -57,9 +57,6 @@ func (v *validator) token(at string, t *Token) {
 	v.length(at+".prefix", t.Prefix)
 	v.keyName(at+".key", t.Key)
 	v.oneOf(at+".onFailure", string(t.OnFailure), string(FailureDeny), string(FailureAllow))
-	if (t.JWT == nil) == (t.HMAC == nil) {
-		v.fault(at, "must have one of jwt and hmac")
-	}
 	if j := t.JWT; j != nil {
 		at := at + ".jwt"
 		v.length(at+".issuer", j.Issuer)
@@ -92,6 +89,9 @@ func (v *validator) token(at string, t *Token) {
 			v.attachment(index(at+".attachments", i), name)
 		}
 		v.bounds(at+".windowMillis", h.WindowMillis, 1, maxSkew)
+	}
+	if (t.JWT == nil) == (t.HMAC == nil) {
+		v.fault(at, "must have one of jwt and hmac")
 	}
 }
 

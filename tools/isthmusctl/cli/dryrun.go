@@ -473,6 +473,14 @@ func (s *drySidecar) PeerAddress(dst []byte) []byte {
 // PeerIdentity implements filter.Host.
 func (s *drySidecar) PeerIdentity(dst []byte) []byte { return append(dst, s.peer.CallerIdentity...) }
 
+// Wall implements filter.Host.
+func (s *drySidecar) Wall() int64 { return time.Now().UnixMilli() }
+
+// VerifySignature implements filter.Host: there are no keys in a dry run, so there is nothing to verify.
+func (s *drySidecar) VerifySignature(string, []byte, []byte, []byte) (valid, done bool) {
+	return false, false
+}
+
 // Shared implements filter.Host: there is one worker.
 func (s *drySidecar) Shared() policy.Shared { return nil }
 
