@@ -283,6 +283,8 @@ func (v *validator) condition(at string, c *Condition) {
 }
 
 // values checks an operator and what it compares with, patterns aside.
+//
+//go:noinline
 func (v *validator) values(at string, o Operator, values []string) {
 	v.required(at+".operator", string(o), string(OperatorEquals), string(OperatorNotEquals), string(OperatorIn), string(OperatorNotIn),
 		string(OperatorPrefix), string(OperatorRegex), string(OperatorExists))

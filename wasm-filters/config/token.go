@@ -40,6 +40,8 @@ func (t *Token) withDefaults() *Token {
 }
 
 // Asks returns the attachments that t needs, in the order in which the filter numbers them.
+//
+//go:noinline
 func (t *Token) Asks() []string {
 	names := []string{t.Attachment}
 	if h := t.HMAC; h != nil {
@@ -96,6 +98,8 @@ func (v *validator) token(at string, t *Token) {
 }
 
 // attachment checks the name of an attachment that a token needs.
+//
+//go:noinline
 func (v *validator) attachment(path, name string) {
 	v.text(path, name)
 	if len(v.keys) <= maxKeys {
@@ -104,6 +108,8 @@ func (v *validator) attachment(path, name string) {
 }
 
 // text checks a string that must not be empty.
+//
+//go:noinline
 func (v *validator) text(path, s string) {
 	if s == "" {
 		v.fault(path, "is missing")
@@ -111,6 +117,7 @@ func (v *validator) text(path, s string) {
 	v.length(path, s)
 }
 
+//go:noinline
 func (v *validator) keyName(path, name string) {
 	switch {
 	case name == "":

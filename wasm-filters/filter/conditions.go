@@ -44,6 +44,8 @@ func (rs *ruleset) ask(s *spec, subject policy.Subject) {
 }
 
 // slot returns the number of an attachment, which rules ask for from now on, and 0 for any other subject.
+//
+//go:noinline
 func (rs *ruleset) slot(subject policy.Subject, k key) int {
 	if subject != policy.SubjectAttachment {
 		return 0

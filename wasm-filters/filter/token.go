@@ -1,8 +1,6 @@
 package filter
 
 import (
-	"slices"
-
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/access"
@@ -98,7 +96,10 @@ func (rt *Runtime) reportChecks(s *state) {
 			continue
 		}
 		if s.checks == nil {
-			s.checks = slices.Repeat([]Metric{undefined}, int(token.Results))
+			s.checks = make([]Metric, token.Results)
+			for i := range s.checks {
+				s.checks[i] = undefined
+			}
 		}
 		if s.checks[r] == undefined {
 			b := appendLabel(rt.ruleLabels(s), config.TagReason, token.Result(r).String())
@@ -111,11 +112,15 @@ func (rt *Runtime) reportChecks(s *state) {
 }
 
 // negative tells whether an operator holds for what its values are not.
+//
+//go:noinline
 func negative(o config.Operator) bool {
 	return o == config.OperatorNotEquals || o == config.OperatorNotIn
 }
 
 // compared makes what an operator compares with ready; exists compares with nothing.
+//
+//go:noinline
 func compared(o config.Operator, values []string) (s match.Strings) {
 	switch o {
 	case config.OperatorPrefix:

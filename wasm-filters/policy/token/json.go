@@ -1,6 +1,9 @@
 package token
 
-import "unicode/utf8"
+import (
+	"bytes"
+	"unicode/utf8"
+)
 
 // The bounds of a JSON object that is read.
 const (
@@ -49,6 +52,9 @@ func (s *scanner) array(b []byte) {
 	s.bad = !s.next('[')
 }
 
+// peek skips white space and returns the next byte, 0 at the end. Like others here it is not inlined: it stands in many places, and size is start-up time.
+//
+//go:noinline
 func (s *scanner) peek() byte {
 	for s.pos < len(s.b) {
 		switch c := s.b[s.pos]; c {
@@ -61,6 +67,9 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
+// next consumes the next byte if it is c.
+//
+//go:noinline
 func (s *scanner) next(c byte) bool {
 	if s.peek() != c {
 		return false
@@ -143,13 +152,13 @@ func (s *scanner) value() value {
 func (s *scanner) plain(c byte) kind {
 	switch c {
 	case 't':
-		s.word("true")
+		s.bad = !s.word("true")
 		return kindBool
 	case 'f':
-		s.word("false")
+		s.bad = !s.word("false")
 		return kindBool
 	case 'n':
-		s.word("null")
+		s.bad = !s.word("null")
 		return kindNull
 	}
 	if c == '-' {
@@ -176,9 +185,14 @@ func (s *scanner) plain(c byte) kind {
 	return kindNumber
 }
 
+// at tells whether c is the next byte.
+//
+//go:noinline
 func (s *scanner) at(c byte) bool { return s.pos < len(s.b) && s.b[s.pos] == c }
 
 // digits reads over digits and returns how many there are.
+//
+//go:noinline
 func (s *scanner) digits() int {
 	start := s.pos
 	for s.pos < len(s.b) && s.b[s.pos] >= '0' && s.b[s.pos] <= '9' {
@@ -187,12 +201,13 @@ func (s *scanner) digits() int {
 	return s.pos - start
 }
 
-func (s *scanner) word(w string) {
-	if len(s.b)-s.pos < len(w) || string(s.b[s.pos:s.pos+len(w)]) != w {
-		s.bad = true
-		return
+// word reads over w, and tells whether it stands here.
+func (s *scanner) word(w string) bool {
+	if !bytes.HasPrefix(s.b[s.pos:], []byte(w)) {
+		return false
 	}
 	s.pos += len(w)
+	return true
 }
 
 // skip reads over a value, at most depth deep, and leaves it as it is.
@@ -253,88 +268,80 @@ func (s *scanner) str() []byte {
 	return out
 }
 
-// quoted reads over a string and appends what it says to out, if that is not nil. Nothing that is written takes more bytes than it is written with.
+// quoted reads over a string and writes what it says from out on, if that is not nil: nothing that is written takes more bytes than it is written with.
 func (s *scanner) quoted(out *[]byte) bool {
-	put := func(r rune) {
-		if out == nil {
-			return
-		}
-		if r < utf8.RuneSelf {
-			*out = append(*out, byte(r))
-		} else {
-			*out = utf8.AppendRune(*out, r)
-		}
-	}
 	for s.pos++; s.pos < len(s.b); {
 		c := s.b[s.pos]
 		s.pos++
-		switch {
-		case c == '"':
+		if c == '"' {
 			return true
-		case c < ' ':
+		}
+		if c < ' ' {
 			return false
-		case c != '\\':
+		}
+		if c != '\\' {
 			if out != nil {
 				*out = append(*out, c)
 			}
 			continue
-		case s.pos == len(s.b):
+		}
+		r := s.escaped()
+		if r < 0 {
 			return false
 		}
-		c = s.b[s.pos]
-		s.pos++
-		switch c {
-		case '"', '\\', '/':
-			put(rune(c))
-		case 'b':
-			put('\b')
-		case 'f':
-			put('\f')
-		case 'n':
-			put('\n')
-		case 'r':
-			put('\r')
-		case 't':
-			put('\t')
-		case 'u':
-			u, ok := s.hex4()
-			if ok && u >= 0xd800 && u < 0xdc00 && s.pos+1 < len(s.b) && s.b[s.pos] == '\\' && s.b[s.pos+1] == 'u' {
-				s.pos += 2
-				var low rune
-				low, ok = s.hex4()
-				ok = ok && low >= 0xdc00 && low < 0xe000
-				u = (u-0xd800)<<10 | (low - 0xdc00) + 0x10000
-			} else {
-				ok = ok && (u < 0xd800 || u >= 0xe000) // no half of a surrogate pair
-			}
-			if !ok {
-				return false
-			}
-			put(u)
-		default:
-			return false
+		if out != nil {
+			*out = utf8.AppendRune(*out, r)
 		}
 	}
 	return false
 }
 
-// hex4 reads the four digits of \u.
-func (s *scanner) hex4() (u rune, ok bool) {
-	if len(s.b)-s.pos < 4 {
-		return 0, false
+// escapes are what may stand behind a backslash, and escaped what it says.
+const (
+	escapes   = "\"\\/bfnrt"
+	unescaped = "\"\\/\b\f\n\r\t"
+)
+
+// escaped reads what stands behind a backslash; -1 is no good.
+func (s *scanner) escaped() rune {
+	if s.pos == len(s.b) {
+		return -1
 	}
-	for range 4 {
-		c := s.b[s.pos]
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			c = c | 0x20 - 'a' + 10
-		default:
-			return 0, false
+	c := s.b[s.pos]
+	s.pos++
+	if c != 'u' {
+		if i := bytes.IndexByte([]byte(escapes), c); i >= 0 {
+			return rune(unescaped[i])
 		}
-		u = u<<4 | rune(c)
-		s.pos++
+		return -1
 	}
-	return u, true
+	u := s.hex4()
+	if u < 0xd800 || u >= 0xe000 {
+		return u
+	}
+	// The first half of a surrogate pair needs the second one.
+	if u >= 0xdc00 || !s.word(`\u`) {
+		return -1
+	}
+	low := s.hex4()
+	if low < 0xdc00 || low >= 0xe000 {
+		return -1
+	}
+	return (u-0xd800)<<10 | (low - 0xdc00) + 0x10000
+}
+
+// hex4 reads the four digits of \u; -1 is no good.
+func (s *scanner) hex4() (u rune) {
+	if len(s.b)-s.pos < 4 {
+		return -1
+	}
+	for _, c := range s.b[s.pos : s.pos+4] {
+		d := nibble(c)
+		if d > 15 {
+			return -1
+		}
+		u = u<<4 | rune(d)
+	}
+	s.pos += 4
+	return u
 }

@@ -291,26 +291,28 @@ func (v *Verifier) verify(i int, signature, text []byte) (valid, done bool) {
 			return false, true
 		}
 		var der [72]byte
-		signature = appendECDSA(der[:0], signature)
+		signature = derECDSA(&der, signature)
 	}
 	return v.checker.VerifySignature("sha256", k.Value, signature, text)
 }
 
-// appendECDSA appends an ECDSA signature as OpenSSL has it: a sequence of two integers in DER. rs is both, of 32 bytes each (RFC 7518, 3.4).
-func appendECDSA(dst, rs []byte) []byte {
-	dst = append(dst, 0x30, 0)
-	start := len(dst)
-	for _, n := range [2][]byte{rs[:32], rs[32:]} {
-		for len(n) > 1 && n[0] == 0 {
-			n = n[1:]
+// derECDSA puts an ECDSA signature into the form that OpenSSL has: a sequence of two integers in DER. rs is both, of 32 bytes each (RFC 7518, 3.4).
+func derECDSA(room *[72]byte, rs []byte) []byte {
+	n := 2
+	for len(rs) > 0 {
+		number := rs[:32]
+		rs = rs[32:]
+		for len(number) > 1 && number[0] == 0 {
+			number = number[1:]
 		}
-		if n[0] >= 0x80 {
-			dst = append(dst, 2, byte(len(n)+1), 0)
-		} else {
-			dst = append(dst, 2, byte(len(n)))
+		size := len(number)
+		if number[0] >= 0x80 {
+			size++ // a 0 before it, or it would be negative
 		}
-		dst = append(dst, n...)
+		room[n], room[n+1], room[n+2] = 2, byte(size), 0
+		n += 2 + size
+		copy(room[n-len(number):n], number)
 	}
-	dst[start-1] = byte(len(dst) - start)
-	return dst
+	room[0], room[1] = 0x30, byte(n-2)
+	return room[:n]
 }

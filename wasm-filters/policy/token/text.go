@@ -46,12 +46,8 @@ func appendHex(dst, s []byte) ([]byte, bool) {
 	}
 	var v byte
 	for i, c := range s {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			c = c | 0x20 - 'a' + 10
-		default:
+		c = nibble(c)
+		if c > 15 {
 			return dst, false
 		}
 		v = v<<4 | c
@@ -60,6 +56,19 @@ func appendHex(dst, s []byte) ([]byte, bool) {
 		}
 	}
 	return dst, true
+}
+
+// nibble returns the value of a hexadecimal digit, and 0xff for what is none.
+//
+//go:noinline
+func nibble(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10
+	}
+	return 0xff
 }
 
 // decimal reads a whole number without a sign, of at most 15 digits.

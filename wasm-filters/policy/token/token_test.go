@@ -449,7 +449,8 @@ func TestECDSA(t *testing.T) {
 		var rs [64]byte
 		new(big.Int).SetBytes(b).FillBytes(rs[:32])
 		new(big.Int).SetBytes(b).FillBytes(rs[32:])
-		got := appendECDSA(nil, rs[:])
+		var room [72]byte
+		got := derECDSA(&room, rs[:])
 		number := new(big.Int).SetBytes(b).Bytes()
 		if len(number) == 0 || number[0] >= 0x80 {
 			number = append([]byte{0}, number...)
