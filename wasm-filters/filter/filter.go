@@ -76,7 +76,7 @@ type Host interface {
 	// PeerIdentity appends the URI SAN of the certificate that the peer of the connection at hand showed, nothing where it showed
 	// none.
 	PeerIdentity(dst []byte) []byte
-	// Wall returns the time in milliseconds since the Unix epoch. It may go back.
+	// Wall returns the time in milliseconds since the Unix epoch, 0 where there is none. It may go back.
 	Wall() int64
 	// Checker checks signatures by public keys.
 	token.Checker

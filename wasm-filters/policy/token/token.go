@@ -34,7 +34,7 @@ const (
 	Issuer                       // another one's
 	Audience                     // for others
 	Claims                       // conditions on claims do not hold
-	Unverifiable                 // there are no keys, or signatures cannot be checked here
+	Unverifiable                 // there are no keys or no clock, or signatures cannot be checked here
 	Results
 )
 
@@ -124,6 +124,8 @@ func (v *Verifier) check(c *policy.Call) Result {
 		return Unreadable
 	case len(text) == 0:
 		return Missing
+	case c.Wall <= 0:
+		return Unverifiable // without a clock every token would be in time
 	case len(text) > MaxBytes+len(v.Prefix) || len(text) < len(v.Prefix) || string(text[:len(v.Prefix)]) != v.Prefix:
 		return Malformed
 	}

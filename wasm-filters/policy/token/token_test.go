@@ -266,7 +266,12 @@ func TestFailure(t *testing.T) {
 		if ok, got := v.Allows(unreadable); ok || got != Unreadable {
 			t.Errorf("open %v: unreadable: %v %v", open, ok, got)
 		}
-		if v.Counts[Unverifiable] != 2 || v.Counts[Missing] != 1 || v.Counts[Unreadable] != 1 {
+		timeless := call(rs.token(`{"alg":"RS256"}`, body))
+		timeless.Wall = 0
+		if ok, got := v.Allows(timeless); ok != open || got != Unverifiable {
+			t.Errorf("open %v: no clock: %v %v", open, ok, got)
+		}
+		if v.Counts[Unverifiable] != 3 || v.Counts[Missing] != 1 || v.Counts[Unreadable] != 1 {
 			t.Errorf("counted %v", v.Counts)
 		}
 	}
