@@ -49,6 +49,7 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 		"api":        map[string]any{"address": fmt.Sprintf("0.0.0.0:%d", APIPort)},
 		"mesh":       map[string]any{"namespace": Namespace, "rootNamespace": RootNamespace},
 		"rules":      map[string]any{"path": "rules"},
+		"keys":       map[string]any{"path": "keys"},
 		"state":      map[string]any{"dir": "state"},
 		"telemetry":  map[string]any{"targets": targets},
 	}
@@ -91,6 +92,12 @@ func (m *Mesh) rules() string { return filepath.Join(m.folder, ServerMachine, se
 // ApplyRule writes a rule's YAML into mcp-server's folder of rules.
 func (m *Mesh) ApplyRule(name, text string) error {
 	_, err := m.write(ServerMachine, filepath.Join(serverPart, "rules"), name+".yaml", text)
+	return err
+}
+
+// WriteKeys writes a file into mcp-server's folder of keys, which mcp-server alone should be able to read.
+func (m *Mesh) WriteKeys(name string, text []byte) error {
+	_, err := m.write(ServerMachine, filepath.Join(serverPart, "keys"), name, string(text))
 	return err
 }
 

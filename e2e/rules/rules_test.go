@@ -3,8 +3,11 @@
 package rules
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"maps"
@@ -23,6 +26,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 )
 
 func TestMain(m *testing.M) {
@@ -68,8 +72,10 @@ var frameworks = map[string]framework{
 // bed is a mesh with a provider and a consumer of each framework in it.
 type bed struct {
 	*mesh.Mesh
-	t       *testing.T
-	callers map[string]*caller.Caller
+	t        *testing.T
+	callers  map[string]*caller.Caller
+	sidecars map[string]*mesh.Sidecar
+	keyring  keyring
 }
 
 func (b *bed) must(err error) {
@@ -97,24 +103,24 @@ func (b *bed) start(where, name, main string, f framework, options ...string) (*
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{Mesh: rig.Mesh(t), t: t, callers: map[string]*caller.Caller{}}
+	b := &bed{Mesh: rig.Mesh(t), t: t, callers: map[string]*caller.Caller{}, sidecars: map[string]*mesh.Sidecar{}}
 	b.must(b.StartZooKeeper(t.Context()))
 	b.must(b.ConfigureServer(mesh.ServerOptions{Scrape: []string{provider, consumer}, Registries: []mesh.Registry{
 		{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}}}))
+	b.keyring = b.newKeyring()
 	b.must(b.StartServer(t.Context()))
 	b.must(b.StartIstiod(t.Context()))
-	sidecars := map[string]*mesh.Sidecar{}
 	for where, app := range map[string]string{provider: "provider", consumer: "consumer"} {
 		s, err := b.StartSidecarWorkers(t.Context(), where, app, 4)
 		b.must(err)
-		sidecars[where] = s
+		b.sidecars[where] = s
 	}
 	var g errgroup.Group
 	for name, f := range frameworks {
 		g.Go(func() error { _, err := b.start(provider, name, "demo.Provider", f, f.providers...); return err })
 	}
 	b.must(g.Wait())
-	for where, s := range sidecars {
+	for where, s := range b.sidecars {
 		for _, port := range []int{dubboPort, boltPort, triplePort} {
 			b.until("the filter", func(ctx context.Context) error { return s.Filtered(ctx, port, where == provider) })
 		}
@@ -125,7 +131,7 @@ func newBed(t *testing.T) *bed {
 	}
 	processes := map[string]*machine.Process{}
 	for name, f := range frameworks {
-		p, err := b.start(consumer, name, "demo.Consumer", f, append(f.consumers, "-Dcalls="+strings.Join(rates, ","))...)
+		p, err := b.start(consumer, name, "demo.Consumer", f, append(f.consumers, "-Dcalls="+strings.Join(rates, ","), "-Dattachments="+b.keyring.attachments)...)
 		b.must(err)
 		processes[name] = p
 	}
@@ -184,6 +190,96 @@ var cases = map[string]struct {
 	"reply":         {"DegradeRule", "fail", "  reply: {json: all is well}\n", "", answered},
 }
 
+// tokenCases are rules about what Dubbo's client shows with each call of echo.
+var tokenCases = map[string]string{
+	"expired": "token expired",
+	"forged":  "bad signature",
+}
+
+// tokenRule asks for the token in an attachment; the keys are those of bed.keys.
+const tokenRule = "  action: allow\n  token: {from: {attachment: token-%s}, keyRef: {name: sso}, jwt: {issuer: demo}}\n"
+
+// A keyring makes the tokens and keys of a bed.
+type keyring struct {
+	attachments string // as the consumer takes them
+	secret      []byte
+}
+
+// newKeyring gives mcp-server keys of both kinds.
+func (b *bed) newKeyring() keyring {
+	b.t.Helper()
+	signers := map[string]*filtertest.Signer{}
+	for name, algorithm := range map[string]string{"sso": "RS256", "other": "RS256", "partners": "HS256"} {
+		s, err := filtertest.NewSigner(algorithm)
+		b.must(err)
+		signers[name] = s
+	}
+	var shown []string
+	for name, x := range map[string]struct {
+		signer string
+		expiry time.Duration
+	}{"good": {"sso", time.Hour}, "expired": {"sso", -time.Hour}, "forged": {"other", time.Hour}, "secret": {"partners", time.Hour}} {
+		token, err := signers[x.signer].Token("", fmt.Sprintf(`{"iss":"demo","exp":%d}`, time.Now().Add(x.expiry).Unix()))
+		b.must(err)
+		shown = append(shown, "token-"+name+"="+token)
+	}
+	b.must(b.WriteKeys("sso.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: signers["sso"].Value()})))
+	k := keyring{strings.Join(shown, ","), signers["partners"].Value()}
+	b.must(b.WriteKeys("partners.jwks", k.jwks(k.secret)))
+	return k
+}
+
+// jwks is a file with a secret.
+func (keyring) jwks(secret []byte) []byte {
+	return fmt.Appendf(nil, `{"keys":[{"kty":"oct","k":%q}]}`, base64.RawURLEncoding.EncodeToString(secret))
+}
+
+// tokens: calls with a good token go through, whether by a public key or by a secret, which goes to the consumer's sidecar alone. With another secret
+// they do not, until the old one is back.
+func (b *bed) tokens(f framework) {
+	b.t.Helper()
+	calls := b.callers["dubbo"]
+	ctx, cancel := context.WithTimeoutCause(b.t.Context(), 2*within, fmt.Errorf("not within %s", 2*within))
+	defer cancel()
+	settled := func(what string, want func(n caller.Counts) bool) {
+		b.t.Helper()
+		b.must(calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool { return len(s) >= 2 && want(s[len(s)-1]["echo"]) }))
+	}
+	passes := func(n caller.Counts) bool { return n.OK > 0 && n.Errors == 0 }
+	for name, spec := range map[string]string{
+		"by a public key": fmt.Sprintf(tokenRule, "good"),
+		"by a secret":     "  action: allow\n  token: {from: {attachment: token-secret}, keyRef: {name: partners}, jwt: {}}\n",
+	} {
+		rule := fmt.Sprintf("apiVersion: governance.isthmus.io/v1alpha1\nkind: AccessRule\nmetadata: {name: dubbo}\nspec:\n  direction: client\n"+
+			"  target: {application: consumer, service: %s, method: echo}\n", f.service) + spec
+		b.must(b.ApplyRule("dubbo", rule))
+		b.until("calls "+name+" to be admitted", func(ctx context.Context) error {
+			e, err := b.effective(ctx, "AccessRule", "dubbo")
+			if err == nil && e.Totals["admit"] == 0 {
+				err = fmt.Errorf("it has counted %v", e.Totals)
+			}
+			return err
+		})
+		settled("to pass "+name, passes)
+		if name == "by a secret" {
+			for where, has := range map[string]bool{consumer: true, provider: false} {
+				dump, err := b.sidecars[where].Admin(ctx, "/config_dump")
+				b.must(err)
+				secret := strings.TrimRight(base64.StdEncoding.EncodeToString(b.keyring.secret), "=")
+				if !bytes.Contains(dump, []byte("default/dubbo")) || bytes.Contains(dump, []byte(secret)) != has {
+					b.t.Errorf("the %s's sidecar lacks the rule, or that it has the secret is not %v", where, has)
+				}
+			}
+			b.must(b.WriteKeys("partners.jwks", b.keyring.jwks(bytes.Repeat([]byte{1}, 32))))
+			settled("to be denied by another secret", func(n caller.Counts) bool { return n.OK == 0 && n.Errors > 0 })
+			b.must(b.WriteKeys("partners.jwks", b.keyring.jwks(b.keyring.secret)))
+			settled("to pass by the old one", passes)
+		}
+		b.must(b.RemoveRule("dubbo"))
+		settled("to be free", passes)
+	}
+}
+
 // TestRules applies each rule at each end; the frameworks take their turns side by side.
 func TestRules(t *testing.T) {
 	b := newBed(t)
@@ -204,6 +300,20 @@ func TestRules(t *testing.T) {
 						})
 					}
 				}
+				if framework != "dubbo" {
+					return
+				}
+				mine := *b
+				for name, told := range tokenCases {
+					t.Run("token "+name, func(t *testing.T) {
+						mine.t = t
+						mine.rule(framework, f, "AccessRule", "server", "echo", fmt.Sprintf(tokenRule, name), `isthmus: denied: rule "default/%s"; `+told, rejected(false))
+					})
+				}
+				t.Run("good tokens", func(t *testing.T) {
+					mine.t = t
+					mine.tokens(f)
+				})
 			})
 		}
 	})

@@ -314,6 +314,8 @@ func TestDefinitionsAgreeWithTheDecoder(t *testing.T) {
 	)
 	throttle := func(more string) string { return "ThrottleRule {threshold: 1" + more + "}" }
 	match := func(condition string) string { return throttle(", match: [{" + condition + "}]") }
+	allow := func(token string) string { return "AccessRule {action: allow, token: {" + token + "}}" }
+	proof := "from: {attachment: a}, keyRef: {name: k}, "
 	breaker := func(more string) string { return "CircuitBreakerRule {" + more + "}" }
 	for rule, want := range map[string]int{
 		throttle(""): good, "ThrottleRule {}": bad, "ThrottleRule {threshold: -1}": bad, "ThrottleRule {threshold: 1.5}": bad, "ThrottleRule {threshold: 4294967295}": good,
@@ -367,6 +369,12 @@ func TestDefinitionsAgreeWithTheDecoder(t *testing.T) {
 
 		"AccessRule {action: allow}": good, "AccessRule {action: ask}": bad, "AccessRule {}": bad, "AccessRule {action: defaultDeny}": good,
 		"AccessRule {action: defaultDeny, match: [{subject: callerIP, operator: exists}]}": bad, "AccessRule {action: defaultDeny, match: []}": good,
+
+		allow(proof + "jwt: {}"): good, allow(proof + "hmac: {timestamp: t, keyId: i, attachments: [a], window: 10m}, onFailure: allow"): good, allow(proof + "jwt: {}, hmac: {timestamp: t}"): bad,
+		allow("from: {attachment: a}, keyRef: {name: k}"): bad, allow("from: {}, keyRef: {name: k}, jwt: {}"): bad, allow("from: {attachment: a}, jwt: {}"): bad, allow(proof + "jwt: {}, onFailure: ask"): bad,
+		allow(proof + "jwt: {clockSkew: 11m}"): bad, allow(proof + "jwt: {issuer: i, audiences: [a], clockSkew: 5s, claims: [{claim: c, operator: exists}]}"): good,
+		allow(proof + "jwt: {claims: [{claim: c, operator: in}]}"): bad, allow(proof + "jwt: {claims: [{claim: c, operator: equals, values: [a, b]}]}"): bad, allow(proof + "hmac: {}"): bad,
+		allow("from: {attachment: a}, keyRef: {name: a/b}, jwt: {}"): decoder, "AccessRule {action: deny, token: {" + proof + "jwt: {}}}": bad,
 
 		"FaultRule {}": good, "FaultRule {ratio: 0.25}": good, "FaultRule {ratio: 25%}": good, "FaultRule {ratio: 100%}": good, "FaultRule {ratio: 1}": good, "FaultRule {ratio: 0}": bad,
 		"FaultRule {ratio: 2}": bad, `FaultRule {ratio: "0.25"}`: bad, "FaultRule {ratio: 0.0000001}": decoder, "FaultRule {ratio: 0.1234567}": decoder, "FaultRule {ratio: true}": decoder,

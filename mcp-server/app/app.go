@@ -105,6 +105,7 @@ func Run(ctx context.Context, o Options) error {
 		return &config.Error{File: path, Faults: adapters.AsFaults(err).Under("spec.registries")}
 	}
 	p.readRules()
+	p.readKeys()
 	p.readToken()
 
 	var listen net.ListenConfig
@@ -195,6 +196,8 @@ type pipeline struct {
 	unreadable string // why not
 	rules      governance.Rules
 	files      []governance.File
+	keys       *governance.Keys
+	keyFiles   []governance.File
 	version    uint64          // of the rules: how often they have changed
 	published  uint64          // the version that the store shows
 	shown      chan struct{}   // closed, and replaced, whenever the store shows something new
@@ -245,7 +248,7 @@ func (p *pipeline) run(ctx context.Context) error {
 		case <-p.wake:
 		}
 		p.mu.Lock()
-		spec, rules, token, own, version := p.spec, p.rules, p.token, slices.Concat(p.faults, p.pending), p.version
+		spec, rules, keys, token, own, version := p.spec, p.rules, p.keys, p.token, slices.Concat(p.faults, p.pending), p.version
 		p.mu.Unlock()
 		if p.endpoints == nil {
 			var problems []model.Problem
@@ -255,7 +258,7 @@ func (p *pipeline) run(ctx context.Context) error {
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
 		// that has been added and cannot be heard yet must not hold up the others.
 		serve := latest.Complete || served
-		r := render(latest, rules, spec, token, func(a *xds.Assignments) {
+		r := render(latest, rules, keys, spec, token, func(a *xds.Assignments) {
 			if p.endpoints != nil && serve {
 				p.endpoints.Apply(a)
 			}
@@ -317,9 +320,11 @@ func (p *pipeline) folders() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := map[string]bool{filepath.Dir(p.o.ConfigPath): true}
-	if path := p.spec.Rules.Path; path != "" {
-		set[path] = true // a folder
-		set[filepath.Dir(path)] = true
+	for _, path := range []string{p.spec.Rules.Path, p.spec.Keys.Path} {
+		if path != "" {
+			set[path] = true // a folder
+			set[filepath.Dir(path)] = true
+		}
 	}
 	return slices.Sorted(maps.Keys(set))
 }
@@ -329,6 +334,7 @@ func (p *pipeline) lookAtFiles(ctx context.Context) func() {
 	return func() {
 		changed := p.readConfig(ctx)
 		changed = p.readToken() || changed
+		changed = p.readKeys() || changed
 		if p.readRules() || changed {
 			p.stir()
 		}
@@ -429,14 +435,32 @@ func (p *pipeline) readToken() bool {
 	return changed
 }
 
+// readKeys reads the keys of tokens and tells whether anything is different.
+func (p *pipeline) readKeys() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	files := keyFiles(p.spec.Keys.Path)
+	if sameFiles(files, p.keyFiles) && p.keys != nil {
+		return false
+	}
+	p.keyFiles = files
+	p.keys = p.keys.Update(files)
+	p.o.Log.Info("keys read", "files", len(files), "problems", len(p.keys.Problems))
+	return true
+}
+
+func sameFiles(a, b []governance.File) bool {
+	return slices.EqualFunc(a, b, func(a, b governance.File) bool {
+		return a.Name == b.Name && bytes.Equal(a.Text, b.Text) && (a.Err == nil) == (b.Err == nil)
+	})
+}
+
 // readRules reads the rules and tells whether anything is different.
 func (p *pipeline) readRules() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	files := ruleFiles(p.spec.Rules.Path)
-	if slices.EqualFunc(files, p.files, func(a, b governance.File) bool {
-		return a.Name == b.Name && bytes.Equal(a.Text, b.Text) && (a.Err == nil) == (b.Err == nil)
-	}) {
+	if sameFiles(files, p.files) {
 		return false
 	}
 	p.files = files
@@ -446,15 +470,15 @@ func (p *pipeline) readRules() bool {
 	return true
 }
 
-// Check reads a configuration file and the rules that it points to, and returns all that is wrong with them.
+// Check reads a configuration file and the rules and keys that it points to, and returns all that is wrong with them.
 func Check(path string) error {
 	cfg, err := config.Load(path, builtin.Kinds)
 	if err != nil {
 		return err
 	}
-	rules := Rules(&cfg.Spec)
+	rules, keys := Rules(&cfg.Spec), (*governance.Keys)(nil).Update(keyFiles(cfg.Spec.Keys.Path))
 	var faults []error
-	for _, p := range rules.Problems {
+	for _, p := range slices.Concat(rules.Problems, keys.Problems) {
 		faults = append(faults, fmt.Errorf("%s: %s", p.Place, p.Message))
 	}
 	return errors.Join(faults...)

@@ -188,6 +188,14 @@ func (p *program) problem(code string) bool {
 type istiod struct {
 	mu    sync.Mutex
 	names map[string][]string
+	texts map[string]string // of all resources of a type, as they come
+}
+
+// holds tells whether some resource of a type has text in it.
+func (i *istiod) holds(typ, text string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return strings.Contains(i.texts[typ], text)
 }
 
 func (i *istiod) has(typ string, names ...string) bool {
@@ -216,7 +224,7 @@ func (p *program) istiod() *istiod {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	i := &istiod{names: map[string][]string{}}
+	i := &istiod{names: map[string][]string{}, texts: map[string]string{}}
 	done := make(chan struct{})
 	p.t.Cleanup(func() { cancel(); conn.Close(); <-done })
 	for _, typ := range []string{serviceEntry, trafficExtension, envoyFilter, virtualService, destinationRule} {
@@ -231,8 +239,9 @@ func (p *program) istiod() *istiod {
 			if err != nil {
 				return
 			}
-			names := []string{}
+			names, text := []string{}, ""
 			for _, a := range r.Resources {
+				text += string(a.Value)
 				var m mcpapi.Resource
 				if err := a.UnmarshalTo(&m); err != nil {
 					p.t.Error(err)
@@ -241,7 +250,7 @@ func (p *program) istiod() *istiod {
 				names = append(names, m.Metadata.Name)
 			}
 			i.mu.Lock()
-			i.names[r.TypeUrl] = names
+			i.names[r.TypeUrl], i.texts[r.TypeUrl] = names, text
 			i.mu.Unlock()
 			stream.Send(&discovery.DiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce, VersionInfo: r.VersionInfo})
 		}

@@ -29,7 +29,7 @@ func BenchmarkRenderLifted(b *testing.B) {
 	var until time.Duration // endpoints are known
 	for b.Loop() {
 		began := time.Now()
-		r := render(s, governance.Rules{}, &cfg.Spec, "", func(*xds.Assignments) { until += time.Since(began) }, func(string) func() { return func() {} })
+		r := render(s, governance.Rules{}, nil, &cfg.Spec, "", func(*xds.Assignments) { until += time.Since(began) }, func(string) func() { return func() {} })
 		if r.Endpoints.Services() != 1000 {
 			b.Fatalf("%d services are lifted: %v", r.Endpoints.Services(), r.Problems[:min(3, len(r.Problems))])
 		}

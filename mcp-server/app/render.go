@@ -24,25 +24,27 @@ type Rendered struct {
 }
 
 // Render is the whole of what mcp-server does to data: it is pure, and what runs in production and offline alike. spec must
-// come from config.Parse, so that it is valid and has its defaults.
+// come from config.Parse, so that it is valid and has its defaults. Secrets, and all other keys, are left out: what comes out may be shown.
 func Render(s *model.Snapshot, rules governance.Rules, spec *config.Spec) Rendered {
-	return render(s, rules, spec, "", func(*xds.Assignments) {}, func(string) func() { return func() {} })
+	return render(s, rules, nil, spec, "", func(*xds.Assignments) {}, func(string) func() { return func() {} })
 }
 
 // render also reports how long each stage takes, and the endpoints as soon as they are known: most of the work comes after them. token
-// is what sidecars show us.
-func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token string, endpoints func(*xds.Assignments), measure func(stage string) (done func())) Rendered {
+// is what sidecars show us, keys what tokens of calls are signed with.
+func render(s *model.Snapshot, rules governance.Rules, keys *governance.Keys, spec *config.Spec, token string, endpoints func(*xds.Assignments), measure func(stage string) (done func())) Rendered {
 	done := measure("translate")
-	options := translateOptions(&spec.Mesh)
-	t := translate.Translate(s, options)
+	naming := translateOptions(&spec.Mesh)
+	t := translate.Translate(s, naming)
 	done()
 	done = measure("route")
-	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
+	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &naming), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
 	lifted := assignments(t, routes.Subsets, &spec.Mesh)
 	endpoints(lifted)
 	done()
 	done = measure("govern")
-	g := governance.Compile(rules.Items, governance.Ports{TCP: t.TCPPorts, HTTP: t.HTTPPorts}, governanceOptions(spec))
+	options := governanceOptions(spec)
+	options.Keys, options.LiftedPorts = keys, t.LiftedPorts
+	g := governance.Compile(rules.Items, governance.Ports{TCP: t.TCPPorts, HTTP: t.HTTPPorts}, options)
 	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
 	done()
 	done = measure("assemble")
@@ -52,7 +54,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 		panic("app: " + err.Error())
 	}
 	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
-	if g.Set.Len() > 0 {
+	if g.Set.Len() > 0 && len(t.TCPPorts) > 0 {
 		out.Generation = g.Plugin.Generation
 	}
 	for _, svc := range t.Services {
@@ -73,6 +75,9 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	add(store.StageRegistry, s.Problems)
 	add(store.StageTranslate, t.Problems)
 	add(store.StageRules, rules.Problems)
+	if keys != nil {
+		add(store.StageRules, keys.Problems)
+	}
 	add(store.StageRules, g.Problems)
 	add(store.StageRules, routes.Problems)
 	add(store.StageConfig, liftProblems)

@@ -76,15 +76,26 @@ func watch(ctx context.Context, log *slog.Logger, folders func() []string, chang
 	}
 }
 
-// The bounds of rules on disk.
+// The bounds of rules and keys on disk.
 const (
 	maxRuleFiles = 1000
-	maxRuleBytes = 4 << 20 // of one file
+	maxRuleBytes = 4 << 20  // of one file
+	maxKeyBytes  = 64 << 10 // of one file
 )
 
 // ruleFiles reads the files of rules at path: a folder with .yaml, .yml and .json files, or one file. Nothing at path, also
 // no folder, is no rules.
 func ruleFiles(path string) []governance.File {
+	return readFiles(path, []string{".yaml", ".yml", ".json"}, maxRuleBytes)
+}
+
+// keyFiles reads the files of keys in the folder at path.
+func keyFiles(path string) []governance.File {
+	return readFiles(path, governance.KeyFiles, maxKeyBytes)
+}
+
+// readFiles reads the files with some endings in a folder, or one file.
+func readFiles(path string, endings []string, limit int64) []governance.File {
 	if path == "" {
 		return nil
 	}
@@ -95,7 +106,7 @@ func ruleFiles(path string) []governance.File {
 	case err != nil:
 		return []governance.File{{Name: path, Err: err}}
 	case !info.IsDir():
-		return []governance.File{ruleFile(path)}
+		return []governance.File{readFile(path, limit)}
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -104,7 +115,7 @@ func ruleFiles(path string) []governance.File {
 	var files []governance.File
 	for _, e := range entries {
 		name := e.Name()
-		if name[0] == '.' || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+		if name[0] == '.' || !slices.Contains(endings, filepath.Ext(name)) {
 			continue
 		}
 		full := filepath.Join(path, name)
@@ -115,20 +126,20 @@ func ruleFiles(path string) []governance.File {
 			files = append(files, governance.File{Name: path, Err: fmt.Errorf("it holds more than %d files; %s and those after it are not read", maxRuleFiles, name)})
 			break
 		}
-		files = append(files, ruleFile(full))
+		files = append(files, readFile(full, limit))
 	}
 	return files
 }
 
-func ruleFile(path string) governance.File {
+func readFile(path string, limit int64) governance.File {
 	f, err := os.Open(path)
 	if err != nil {
 		return governance.File{Name: path, Err: err}
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxRuleBytes+1))
-	if err == nil && len(text) > maxRuleBytes {
-		err = fmt.Errorf("it is longer than %d bytes", maxRuleBytes)
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("it is longer than %d bytes", limit)
 	}
 	if err != nil {
 		return governance.File{Name: path, Err: err}

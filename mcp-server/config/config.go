@@ -83,6 +83,7 @@ type Spec struct {
 	Mesh       Mesh                `yaml:"mesh"`
 	Filter     Filter              `yaml:"filter"`
 	Rules      Rules               `yaml:"rules"`
+	Keys       Keys                `yaml:"keys"`
 	State      State               `yaml:"state"`
 	HoldOff    HoldOff             `yaml:"holdOff"`
 	Telemetry  Telemetry           `yaml:"telemetry"`
@@ -167,6 +168,11 @@ type Filter struct {
 // Rules is where the governance rules are.
 type Rules struct {
 	Path string `yaml:"path"` // a folder, whose .yaml, .yml and .json files are read, or one file; "" for none
+}
+
+// Keys is where the keys are that tokens in calls are signed with.
+type Keys struct {
+	Path string `yaml:"path"` // a folder, whose .jwks, .json, .pem and .secret files are read; "" for none
 }
 
 // State is where what the registries said last is saved.
@@ -431,6 +437,9 @@ func (x Filter) validate() adapters.Faults {
 	if defaults.Generation != "" {
 		f.Add("plugin.generation", "is made by mcp-server")
 	}
+	if len(defaults.Keys) > 0 || defaults.KeysOnly {
+		f.Add("plugin", "must hold no keys: they are kept at spec.keys.path")
+	}
 	if defaults.Rules() > 0 {
 		f.Add("plugin", "must hold no rules: they are kept at spec.rules.path")
 	}
@@ -579,7 +588,7 @@ func load(path string, kinds adapters.Kinds) (*Config, []byte, error) {
 func (c *Config) resolve(dir string) {
 	s := &c.Spec
 	for _, p := range []*string{
-		&s.Rules.Path, &s.State.Dir, &s.MCP.Token.File, &s.API.Token.File,
+		&s.Rules.Path, &s.Keys.Path, &s.State.Dir, &s.MCP.Token.File, &s.API.Token.File,
 		&s.XDS.Token.File, &s.XDS.TLS.CertFile, &s.XDS.TLS.KeyFile, &s.XDS.TLS.ClientCAFile,
 		&s.MCP.TLS.CertFile, &s.MCP.TLS.KeyFile, &s.MCP.TLS.ClientCAFile, &s.API.TLS.CertFile, &s.API.TLS.KeyFile, &s.API.TLS.ClientCAFile,
 	} {

@@ -12,12 +12,18 @@ type AccessSpec struct {
 	// allow: the calls that match, and no others of the target. deny: the calls that match. defaultDeny: the calls of the target that no other rule
 	// allows; it has no match.
 	Action plugin.AccessAction `yaml:"action" json:"action" schema:"required,enum=allow|deny|defaultDeny"`
+	// What a call must show to be allowed; it goes with the action allow only. Without it calls need show nothing.
+	Token *Token `yaml:"token" json:"token,omitempty"`
 }
 
 // Validate implements adapters.Validator.
-func (s *AccessSpec) Validate() adapters.Faults { return check(s, nil, nil) }
+func (s *AccessSpec) Validate() adapters.Faults {
+	var f adapters.Faults
+	s.Token.check(&f)
+	return check(s, f, tokenFields)
+}
 
 // addTo implements Spec.
 func (s *AccessSpec) addTo(p *plugin.Plugin, name string) {
-	p.Access = append(p.Access, plugin.Access{Rule: s.rule(name), Action: s.Action})
+	p.Access = append(p.Access, plugin.Access{Rule: s.rule(name), Action: s.Action, Token: s.Token.plugin()})
 }

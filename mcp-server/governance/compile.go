@@ -38,12 +38,16 @@ type Options struct {
 	FailClosed bool
 	// Plugin is what the filter's configuration begins with: protocols, limits, metrics.
 	Plugin plugin.Plugin
+	// Keys are what tokens are signed with.
+	Keys *Keys
+	// LiftedPorts are those that Lift will put the filter on, sorted: keys that are not for all go there, too.
+	LiftedPorts []uint16
 }
 
 // Compiled is what becomes of the rules.
 type Compiled struct {
-	// Set holds one TrafficExtension and one WasmPlugin, which say the same to newer and to older versions of Istio, for the ports of TCP, and one of each
-	// for those of HTTP; nothing where there is no filter or no port.
+	// Set holds one TrafficExtension and one WasmPlugin, which say the same to newer and to older versions of Istio, for the ports of TCP, one of each
+	// for those of HTTP, and one of each for every application that needs secrets; nothing where there is no filter or no port.
 	Set resource.Set
 	// Plugin is the filter's configuration. Its Generation is a hash of all else in it.
 	Plugin   plugin.Plugin
@@ -63,7 +67,9 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	out.Plugin = o.Plugin
 	p := &out.Plugin
 	p.Access, p.FaultInjection, p.Degrade, p.CircuitBreaker, p.Throttle = nil, nil, nil, nil, nil
+	p.Keys = nil
 	room := room{keys: map[string]bool{}}
+	wants := delivery{map[string]bool{}, map[string]map[string]bool{}}
 	for i := range rules {
 		r := &rules[i]
 		if !r.Enabled() {
@@ -83,9 +89,11 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 		if why := unanswerable(r); why != "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: place(r.File, r.Line), Code: "NoReply", Message: fmt.Sprintf("%s: %s", r.ID, why)})
 		}
+		out.Problems = append(out.Problems, wants.want(o.Keys, r)...)
 	}
+	p.Keys = o.Keys.keysFor(wants.all)
 	config := mustRender(&out.Plugin)
-	if o.URL == "" || len(ports.TCP)+len(ports.HTTP) == 0 {
+	if o.URL == "" || len(ports.TCP)+len(ports.HTTP)+len(o.LiftedPorts) == 0 {
 		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
 				Message: fmt.Sprintf("there are %d rules, but no filter is configured that would enforce them", enabled)})
@@ -98,6 +106,12 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	}
 	if len(ports.HTTP) > 0 {
 		resources = append(resources, named(HTTPExtensionName, extensions.PluginType_HTTP, types.WorkloadMode_CLIENT_AND_SERVER, config, ports.HTTP, o)...)
+	}
+	everywhere := slices.Concat(ports.TCP, ports.HTTP, o.LiftedPorts)
+	slices.Sort(everywhere)
+	everywhere = slices.Compact(everywhere)
+	for app, names := range wants.apps {
+		resources = append(resources, carriers(app, o.Keys.keysFor(names), everywhere, o)...)
 	}
 	set, err := resource.NewSet(resources)
 	if err != nil { // two with one name: there are not
@@ -149,6 +163,11 @@ func (m *room) take(r *Rule) string {
 	for _, c := range r.Spec.head().Match {
 		want(c.Subject, c.Key)
 	}
+	if a, ok := r.Spec.(*AccessSpec); ok && a.Token != nil {
+		for _, name := range a.Token.plugin().Asks() {
+			want(plugin.SubjectAttachment, Text(name))
+		}
+	}
 	if t, ok := r.Spec.(*ThrottleSpec); ok && t.HotValues != nil {
 		want(t.HotValues.Subject, t.HotValues.Key)
 	}
@@ -162,10 +181,37 @@ func (m *room) take(r *Rule) string {
 	return ""
 }
 
-// render sets the generation and returns the configuration as it goes to the filter.
+// carriers put keys into the sidecars of one application: an extension of its own, whose workloads are selected by their label "app", in front of
+// the filter's own, which finds the keys in their common VM.
+func carriers(app string, keys []plugin.Key, ports []uint16, o Options) []resource.Resource {
+	sum := sha256.Sum256([]byte(app))
+	config := mustRender(&plugin.Plugin{Keys: keys, KeysOnly: true})
+	resources := named(ExtensionName+"-keys-"+hex.EncodeToString(sum[:5]), extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o)
+	selector := func() *types.WorkloadSelector {
+		return &types.WorkloadSelector{MatchLabels: map[string]string{"app": app}}
+	}
+	for _, r := range resources {
+		switch b := r.Body.(type) {
+		case *extensions.TrafficExtension:
+			b.Selector, b.Phase = selector(), extensions.TrafficExtension_AUTHN
+		case *extensions.WasmPlugin:
+			b.Selector, b.Phase = selector(), extensions.PluginPhase_AUTHN
+		}
+	}
+	return resources
+}
+
+// render sets the generation and returns the configuration as it goes to the filter. The generation is shown to everybody, so it says nothing of secrets, not even
+// whether they have changed.
 func render(p *plugin.Plugin) (*structpb.Struct, error) {
-	p.Generation = ""
-	b, err := json.Marshal(p)
+	public := *p
+	public.Generation, public.Keys = "", slices.Clone(p.Keys)
+	for i := range public.Keys {
+		if isSecret(public.Keys[i]) {
+			public.Keys[i].Value = ""
+		}
+	}
+	b, err := json.Marshal(&public)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,9 @@ const maxRelations = 100
 // Explain says what a rule does, beside all others.
 func Explain(r *Rule, all []Rule) Explanation {
 	e := Explanation{Does: does(r), Calls: calls(r.Spec.head())}
+	if a, ok := r.Spec.(*AccessSpec); ok && a.Token != nil {
+		e.Calls = append(e.Calls, a.Token.shown())
+	}
 	var p plugin.Plugin
 	r.Spec.addTo(&p, r.Namespace+"/"+r.Name)
 	for _, list := range []any{p.Access, p.FaultInjection, p.Degrade, p.CircuitBreaker, p.Throttle} {

@@ -24,6 +24,11 @@ type Plugin struct {
 	Degrade        []Degrade        `json:"degrade,omitempty"`
 	CircuitBreaker []CircuitBreaker `json:"circuitBreaker,omitempty"`
 	Throttle       []Throttle       `json:"throttle,omitempty"`
+	// Keys are what Access rules with a Token need. At most 1000, 16 of one name.
+	Keys []Key `json:"keys,omitempty"`
+	// KeysOnly says that this plugin brings keys to others in the same VM, and does nothing else: connections pass it unread and uncounted. So a
+	// secret need not stand in the configuration of all workloads.
+	KeysOnly bool `json:"keysOnly,omitempty"`
 	// Lift and Lower say what becomes of calls on their way to a provider and of streams that were calls. Nil is not at all.
 	Lift  *Lift  `json:"lift,omitempty"`
 	Lower *Lower `json:"lower,omitempty"`

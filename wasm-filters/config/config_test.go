@@ -25,7 +25,12 @@ var full = Plugin{
 			{Subject: SubjectTrafficType, Operator: OperatorEquals, Values: []string{TrafficLoadTest}},
 		}}, Action: AccessAllow},
 		{Rule: Rule{Name: "ns/b"}, Action: AccessDefaultDeny},
+		{Rule: Rule{Name: "ns/c"}, Action: AccessAllow, Token: &Token{Attachment: "authorization", Prefix: "Bearer ", Key: "sso", OnFailure: FailureAllow,
+			JWT: &JWT{Issuer: "https://sso", Audiences: []string{"a", "b"}, ClockSkewMillis: 5, Claims: []Claim{{Claim: "scope", Operator: OperatorIn, Values: []string{"x"}}}}}},
+		{Rule: Rule{Name: "ns/d"}, Action: AccessAllow, Token: &Token{Attachment: "sign", Key: "partners",
+			HMAC: &HMAC{Timestamp: "time", KeyID: "key", Attachments: []string{"tenant"}, WindowMillis: 7}}},
 	},
+	Keys: []Key{{Name: "partners", ID: "k1", Algorithm: "HS256", Value: "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}},
 	FaultInjection: []FaultInjection{{Rule: Rule{Name: "ns/a"}, Abort: Abort{Code: CodeTimeout, Message: "on purpose", HTTPStatus: 418}, PerMillion: 500},
 		{Rule: Rule{Name: "ns/b"}, DelayMillis: 60_000}},
 	Degrade: []Degrade{{Rule: Rule{Name: "ns/a"}, When: WhenRejected, Replies: []Reply{
@@ -71,7 +76,9 @@ func TestEveryField(t *testing.T) {
 			}
 			return
 		case reflect.Pointer:
-			visit(v.Elem(), path)
+			if !v.IsNil() {
+				visit(v.Elem(), path)
+			}
 			return
 		case reflect.Slice:
 			for i := range v.Len() {
@@ -83,7 +90,7 @@ func TestEveryField(t *testing.T) {
 	visit(reflect.ValueOf(full), "")
 	for path, ok := range set {
 		// Of a Match only one may be set, so they are looked at in one of them.
-		if !ok && !strings.Contains(path, ".Target.") && !strings.HasPrefix(path, ".FaultInjection[].Rule.") && !strings.HasPrefix(path, ".Degrade[].Rule.") &&
+		if !ok && path != ".KeysOnly" && !strings.Contains(path, ".Target.") && !strings.HasPrefix(path, ".FaultInjection[].Rule.") && !strings.HasPrefix(path, ".Degrade[].Rule.") &&
 			!strings.HasPrefix(path, ".CircuitBreaker[].Rule.") && !strings.HasPrefix(path, ".Access[].Rule.") && !strings.HasPrefix(path, ".Throttle[].Rule.Match") {
 			t.Errorf("%s is not set in this test", path)
 		}
@@ -199,7 +206,7 @@ func TestBounds(t *testing.T) {
 
 func TestWithDefaults(t *testing.T) {
 	p := Plugin{
-		Access: []Access{{Action: AccessDeny}}, FaultInjection: []FaultInjection{{}}, Degrade: []Degrade{{}},
+		Access: []Access{{Action: AccessDeny}, {Token: &Token{JWT: &JWT{}}}, {Token: &Token{HMAC: &HMAC{}}}}, FaultInjection: []FaultInjection{{}}, Degrade: []Degrade{{}},
 		CircuitBreaker: []CircuitBreaker{{Strategy: StrategyErrorCount}},
 		Throttle: []Throttle{{Rule: Rule{Name: "a"}, Threshold: 5}, {Rule: Rule{Name: "b", Mode: ModeObserve}, Threshold: 0, Burst: 3},
 			{Type: ThrottleConcurrency}, {Threshold: 9, MaxQueueingMillis: 5}, {WarmUp: WarmUp{PeriodMillis: 5}}, {HotValues: HotValues{Subject: SubjectCallerIP}}, {Global: Global{Cluster: "limits"}}},
@@ -207,11 +214,12 @@ func TestWithDefaults(t *testing.T) {
 	on := Rule{Mode: ModeIntercept}
 	d := p.WithDefaults()
 	want := Plugin{
-		Protocols:      Protocols,
-		HTTP:           HTTP{Suffix: "isthmus", CallerHeader: "x-isthmus-caller"},
-		Limits:         Limits{8 << 20, ActionPass, ActionPass, 64 << 10, 4096, 60_000},
-		Metrics:        Metrics{200, 1000, 100, 2000, 100},
-		Access:         []Access{{Rule: on, Action: AccessDeny}},
+		Protocols: Protocols,
+		HTTP:      HTTP{Suffix: "isthmus", CallerHeader: "x-isthmus-caller"},
+		Limits:    Limits{8 << 20, ActionPass, ActionPass, 64 << 10, 4096, 60_000},
+		Metrics:   Metrics{200, 1000, 100, 2000, 100},
+		Access: []Access{{Rule: on, Action: AccessDeny}, {Rule: on, Token: &Token{OnFailure: FailureDeny, JWT: &JWT{ClockSkewMillis: 60_000}}},
+			{Rule: on, Token: &Token{OnFailure: FailureDeny, HMAC: &HMAC{WindowMillis: 60_000}}}},
 		FaultInjection: []FaultInjection{{Rule: on, Abort: Abort{Code: CodeAborted}, PerMillion: 1_000_000}},
 		Degrade:        []Degrade{{Rule: on, When: WhenAlways}},
 		CircuitBreaker: []CircuitBreaker{{Rule: on, Strategy: StrategyErrorCount, StatIntervalMillis: 1000, MinRequestAmount: 5, RetryTimeoutMillis: 5000, ProbeNum: 1,
@@ -226,7 +234,7 @@ func TestWithDefaults(t *testing.T) {
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got %+v\nwant %+v", d, want)
 	}
-	if p.Throttle[0].Burst != 0 {
+	if p.Throttle[0].Burst != 0 || p.Access[1].Token.OnFailure != "" || p.Access[1].Token.JWT.ClockSkewMillis != 0 {
 		t.Error("the original changed")
 	}
 }
@@ -240,6 +248,19 @@ func TestRuleFaults(t *testing.T) {
 	}{
 		{`{"access":[{"name":"a"},{"name":"b","action":"forbid"},{"name":"c","action":"defaultDeny","match":[{"subject":"callerIP","operator":"exists"}]}]}`, []string{
 			"access[0].action: is missing", "access[1].action: must be one of allow, deny, defaultDeny", "access[2].match: does not go with the action defaultDeny"}},
+		{`{"access":[{"name":"a","action":"deny","token":{"onFailure":"pass","jwt":{"issuer":"` + long + `","clockSkewMillis":600001,"claims":[{},{"claim":"c","operator":"regex","values":["("]}]}}},
+			{"name":"b","action":"allow","token":{"attachment":"t","key":"a b"}},{"name":"c","action":"allow","token":{"attachment":"t","key":"k","jwt":{},"hmac":{"windowMillis":600001,"attachments":[""]}}}]}`, []string{
+			"access[0].token.attachment: is missing", "access[0].token.key: is missing",
+			"access[0].token.onFailure: must be one of deny, allow", "access[0].token.jwt.issuer: longer than 512 bytes", "access[0].token.jwt.clockSkewMillis: must be from 1 to 600000, or 0 for the default",
+			"access[0].token.jwt.claims[0].claim: is missing", "access[0].token.jwt.claims[0].operator: is missing", "access[0].token.jwt.claims[0].values: must be one",
+			"access[0].token.jwt.claims[1].values[0]: missing ) at offset 1", "access[0].token: goes only with the action allow", "access[1].token.key: must be at most 253 of A-Z a-z 0-9 . _ -", "access[1].token: must have one of jwt and hmac",
+			"access[2].token.hmac.timestamp: is missing", "access[2].token.hmac.attachments[0]: is missing",
+			"access[2].token.hmac.windowMillis: must be from 1 to 600000, or 0 for the default", "access[2].token: must have one of jwt and hmac"}},
+		{`{"keys":[{"name":"a","algorithm":"none","value":"SECRET!"},{"name":"a/b","algorithm":"HS256","value":"c2hvcnQ="},{}]}`, []string{
+			"keys[0].algorithm: must be one of HS256, RS256, ES256", "keys[0].value: must be in base64", "keys[1].name: must be at most 253 of A-Z a-z 0-9 . _ -",
+			"keys[1].value: shorter than 32 bytes", "keys[2].name: is missing", "keys[2].algorithm: is missing", "keys[2].value: is missing"}},
+		{`{"keys":[` + strings.Repeat(`{"name":"a","algorithm":"RS256","value":"Tg=="},`, 16) + `{"name":"a","algorithm":"RS256","value":"Tg=="}]}`, []string{"keys[16]: is one of more than 16 of this name"}},
+		{`{"keysOnly":true,"access":[{"name":"a","action":"deny"}]}`, []string{"keysOnly: goes with nothing but keys"}},
 		{`{"access":[{"name":"a","action":"deny","match":[{},{"subject":"a","operator":"b"},{"subject":"attachment","operator":"equals","values":["a","b"]},
 			{"subject":"callerIP","key":"k","operator":"prefix","values":["10."]},{"subject":"callerIP","operator":"in","values":["10.0.0.0/33","::1","1.2.3.4/8"]},
 			{"subject":"label","key":"k","operator":"regex","values":["a("]},{"subject":"callerIdentity","operator":"exists","values":["x"]},

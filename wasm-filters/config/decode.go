@@ -78,6 +78,13 @@ func (r *reader) plugin(p *Plugin) {
 			rules(r, &p.CircuitBreaker, r.circuitBreaker)
 		case "throttle":
 			rules(r, &p.Throttle, r.throttle)
+		case "keys":
+			r.list(maxAllKeys, func() {
+				p.Keys = append(p.Keys, Key{})
+				r.key(&p.Keys[len(p.Keys)-1])
+			})
+		case "keysOnly":
+			p.KeysOnly = r.boolean()
 		case "lift":
 			p.Lift = new(Lift)
 			r.lift(p.Lift)
@@ -191,10 +198,112 @@ func (r *reader) rule(x *Rule, name string) bool {
 
 func (r *reader) access(a *Access) {
 	r.object(func(name string) bool {
-		if name != "action" {
+		switch name {
+		case "action":
+			a.Action = AccessAction(r.text())
+		case "token":
+			a.Token = new(Token)
+			r.token(a.Token)
+		default:
 			return r.rule(&a.Rule, name)
 		}
-		a.Action = AccessAction(r.text())
+		return true
+	})
+}
+
+func (r *reader) token(t *Token) {
+	r.object(func(name string) bool {
+		switch name {
+		case "attachment":
+			t.Attachment = r.text()
+		case "prefix":
+			t.Prefix = r.text()
+		case "key":
+			t.Key = r.text()
+		case "jwt":
+			t.JWT = new(JWT)
+			r.jwt(t.JWT)
+		case "hmac":
+			t.HMAC = new(HMAC)
+			r.hmac(t.HMAC)
+		case "onFailure":
+			t.OnFailure = FailureAction(r.text())
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) jwt(j *JWT) {
+	r.object(func(name string) bool {
+		switch name {
+		case "issuer":
+			j.Issuer = r.text()
+		case "audiences":
+			j.Audiences = r.strings()
+		case "clockSkewMillis":
+			j.ClockSkewMillis = r.number()
+		case "claims":
+			r.list(maxConditions, func() {
+				j.Claims = append(j.Claims, Claim{})
+				r.claim(&j.Claims[len(j.Claims)-1])
+			})
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) claim(c *Claim) {
+	r.object(func(name string) bool {
+		switch name {
+		case "claim":
+			c.Claim = r.text()
+		case "operator":
+			c.Operator = Operator(r.text())
+		case "values":
+			c.Values = r.strings()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) hmac(h *HMAC) {
+	r.object(func(name string) bool {
+		switch name {
+		case "timestamp":
+			h.Timestamp = r.text()
+		case "keyId":
+			h.KeyID = r.text()
+		case "attachments":
+			r.list(maxConditions, func() { h.Attachments = append(h.Attachments, r.text()) })
+		case "windowMillis":
+			h.WindowMillis = r.number()
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+func (r *reader) key(k *Key) {
+	r.object(func(name string) bool {
+		switch name {
+		case "name":
+			k.Name = r.text()
+		case "id":
+			k.ID = r.text()
+		case "algorithm":
+			k.Algorithm = r.text()
+		case "value":
+			k.Value = r.text()
+		default:
+			return false
+		}
 		return true
 	})
 }

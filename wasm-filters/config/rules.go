@@ -113,6 +113,68 @@ const (
 type Access struct {
 	Rule
 	Action AccessAction `json:"action"`
+	// Token is what a call must show besides, to be allowed. It goes with ActionAllow only: what a deny rule asks for a caller would leave out. Nil is
+	// nothing.
+	Token *Token `json:"token,omitempty"`
+}
+
+// Token is a proof that a call shows: either a JSON Web Token or a signature over the call's names.
+type Token struct {
+	// Attachment (Dubbo) or header (Bolt) that holds it, behind Prefix.
+	Attachment string `json:"attachment"`
+	Prefix     string `json:"prefix,omitempty"`
+	// Key names the keys: all elements of Plugin.Keys, of this plugin or another one in the same VM, that have this name.
+	Key string `json:"key"`
+	// JWT and HMAC say what must be shown; exactly one of them.
+	JWT  *JWT  `json:"jwt,omitempty"`
+	HMAC *HMAC `json:"hmac,omitempty"`
+	// OnFailure says what becomes of calls whose token cannot be verified, because there is no key of that name or because Envoy lacks the function
+	// for it. Default FailureDeny. A bad token is never let through.
+	OnFailure FailureAction `json:"onFailure,omitempty"`
+}
+
+// FailureAction says what becomes of a call whose token cannot be verified.
+type FailureAction string
+
+// What becomes of it.
+const (
+	FailureDeny  FailureAction = "deny"
+	FailureAllow FailureAction = "allow" // as if the token were good
+)
+
+// JWT says which JSON Web Tokens are good. The names are those of Istio's JWTRule, where it has them.
+type JWT struct {
+	Issuer    string   `json:"issuer,omitempty"`    // claim iss; empty is any
+	Audiences []string `json:"audiences,omitempty"` // one of these must be in claim aud; none is any. At most 256
+	// ClockSkewMillis is how far apart the clocks of issuer and sidecar may be, for exp and nbf. Default 60000, as Envoy has it; at most 600000.
+	ClockSkewMillis uint32 `json:"clockSkewMillis,omitempty"`
+	// Claims must all hold. At most 16.
+	Claims []Claim `json:"claims,omitempty"`
+}
+
+// Claim is a condition on a claim at the top of a token. It holds for a list if it holds for one element, or, with a negative operator, for all.
+type Claim struct {
+	Claim    string   `json:"claim"`
+	Operator Operator `json:"operator"`
+	Values   []string `json:"values,omitempty"` // as Condition's
+}
+
+// HMAC says what a signature is made of: HMAC-SHA256 in hexadecimal digits, see README.md.
+type HMAC struct {
+	Timestamp   string   `json:"timestamp"`             // attachment that holds the time in milliseconds since the Unix epoch
+	KeyID       string   `json:"keyId,omitempty"`       // attachment that says which key; empty: all are tried
+	Attachments []string `json:"attachments,omitempty"` // that are signed, too, in this order. At most 16
+	// WindowMillis is how old a signature may be, or how far ahead its time. Default 60000; at most 600000.
+	WindowMillis uint32 `json:"windowMillis,omitempty"`
+}
+
+// Key is one key that Tokens are signed with. Several keys of one name are there at the same time while one takes the place of another.
+type Key struct {
+	Name      string `json:"name"`         // Token.Key; at most 253 of A-Z a-z 0-9 . _ -
+	ID        string `json:"id,omitempty"` // as tokens call it (kid); empty: it goes with any. At most 512 bytes
+	Algorithm string `json:"algorithm"`    // "HS256", "RS256" or "ES256": tokens must say the same
+	// Value is in base64 (RFC 4648, with padding): the secret for HS256, of 32 bytes or more; else the public key, a SubjectPublicKeyInfo in DER.
+	Value string `json:"value"`
 }
 
 // AccessAction says what an Access rule does.

@@ -59,6 +59,9 @@ func (p *Plugin) ruleDefaults() {
 	p.Access = append([]Access(nil), p.Access...)
 	for i := range p.Access {
 		def(&p.Access[i].Mode, ModeIntercept)
+		if t := p.Access[i].Token; t != nil {
+			p.Access[i].Token = t.withDefaults()
+		}
 	}
 	p.FaultInjection = append([]FaultInjection(nil), p.FaultInjection...)
 	for i := range p.FaultInjection {
@@ -123,6 +126,7 @@ func (v *validator) rules(p *Plugin) {
 		v.fault("", "has more than "+strconv.Itoa(MaxRules)+" rules")
 	}
 	v.keys = make(map[string]struct{})
+	v.allKeys(p)
 	names := make(map[string]struct{})
 	for i := range p.Access {
 		a, at := &p.Access[i], index("access", i)
@@ -130,6 +134,12 @@ func (v *validator) rules(p *Plugin) {
 		v.required(at+".action", string(a.Action), string(AccessAllow), string(AccessDeny), string(AccessDefaultDeny))
 		if a.Action == AccessDefaultDeny && len(a.Match) > 0 {
 			v.fault(at+".match", "does not go with the action defaultDeny")
+		}
+		if a.Token != nil {
+			v.token(at+".token", a.Token)
+			if a.Action != AccessAllow {
+				v.fault(at+".token", "goes only with the action allow")
+			}
 		}
 	}
 	clear(names)
@@ -258,23 +268,7 @@ func (v *validator) condition(at string, c *Condition) {
 	v.required(at+".subject", string(c.Subject), string(SubjectCallerApplication), string(SubjectProviderApplication), string(SubjectCallerIP),
 		string(SubjectCallerIdentity), string(SubjectAttachment), string(SubjectLabel), string(SubjectTrafficType), string(SubjectProtocol))
 	v.key(at, c.Subject, c.Key)
-	v.required(at+".operator", string(c.Operator), string(OperatorEquals), string(OperatorNotEquals), string(OperatorIn), string(OperatorNotIn),
-		string(OperatorPrefix), string(OperatorRegex), string(OperatorExists))
-	v.list(at+".values", c.Values)
-	switch n := len(c.Values); c.Operator {
-	case OperatorExists:
-		if n > 0 {
-			v.fault(at+".values", "do not go with the operator exists")
-		}
-	case OperatorIn, OperatorNotIn:
-		if n == 0 {
-			v.fault(at+".values", "is missing")
-		}
-	default:
-		if n != 1 {
-			v.fault(at+".values", "must be one")
-		}
-	}
+	v.values(at, c.Operator, c.Values)
 	pattern := c.Operator == OperatorPrefix || c.Operator == OperatorRegex
 	switch {
 	case c.Operator == OperatorRegex && c.Subject != SubjectCallerIP && len(c.Values) == 1:
@@ -294,6 +288,29 @@ func (v *validator) condition(at string, c *Condition) {
 	case c.Subject == SubjectTrafficType:
 		for i, s := range c.Values {
 			v.oneOf(index(at+".values", i), s, TrafficNormal, TrafficLoadTest)
+		}
+	}
+}
+
+// values checks an operator and what it compares with, patterns aside.
+//
+//go:noinline
+func (v *validator) values(at string, o Operator, values []string) {
+	v.required(at+".operator", string(o), string(OperatorEquals), string(OperatorNotEquals), string(OperatorIn), string(OperatorNotIn),
+		string(OperatorPrefix), string(OperatorRegex), string(OperatorExists))
+	v.list(at+".values", values)
+	switch n := len(values); o {
+	case OperatorExists:
+		if n > 0 {
+			v.fault(at+".values", "do not go with the operator exists")
+		}
+	case OperatorIn, OperatorNotIn:
+		if n == 0 {
+			v.fault(at+".values", "is missing")
+		}
+	default:
+		if n != 1 {
+			v.fault(at+".values", "must be one")
 		}
 	}
 }

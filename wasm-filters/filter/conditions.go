@@ -46,6 +46,8 @@ func (rs *ruleset) ask(s *spec, subject policy.Subject) {
 }
 
 // slot returns the number of an attachment, which rules ask for from now on, and 0 for any other subject.
+//
+//go:noinline
 func (rs *ruleset) slot(subject policy.Subject, k key) int {
 	if subject != policy.SubjectAttachment {
 		return 0
@@ -68,7 +70,7 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 		x := policy.Condition{
 			Subject: subject,
 			Key:     rs.slot(subject, key{c.Key, label}),
-			Not:     c.Operator == config.OperatorNotEquals || c.Operator == config.OperatorNotIn,
+			Not:     negative(c.Operator),
 			Exists:  c.Operator == config.OperatorExists,
 		}
 		switch {
@@ -78,12 +80,8 @@ func (rs *ruleset) conditions(list []config.Condition) policy.Conditions {
 				n, _ := match.ParseNetwork(v)
 				x.Networks = append(x.Networks, n)
 			}
-		case c.Operator == config.OperatorPrefix:
-			x.Strings.Prefix = c.Values[0]
-		case c.Operator == config.OperatorRegex:
-			x.Strings.Pattern, _ = match.Compile(c.Values[0])
 		default:
-			x.Strings.In = c.Values
+			x.Strings = compared(c.Operator, c.Values)
 		}
 		cs = append(cs, x)
 	}

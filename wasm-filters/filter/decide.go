@@ -28,6 +28,9 @@ func (c *party) decide(r *route, dir policy.Direction, now policy.Nanos, read, o
 			call.Attachments, call.LoadTest = vm.attachment.values, vm.attachment.loadTest
 		}
 	}
+	if ch.proofs {
+		call.Wall = vm.host.Wall()
+	}
 	if ch.peer {
 		call.Peer = c.peerOf()
 	}
@@ -121,6 +124,10 @@ func (c *party) audit(v *policy.Verdict, now policy.Nanos) {
 	if len(p.Identity) > 0 {
 		l = appendString(l, " as ")
 		l = appendText(l, p.Identity)
+	}
+	if v.Answer != nil {
+		l = appendString(l, ": ")
+		l = appendString(l, v.Answer.Message)
 	}
 	l = vm.limiter.appendOmitted(l, topicAudit)
 	vm.line = l

@@ -24,6 +24,10 @@ func (*bareHost) PeerIdentity(dst []byte) []byte                            { re
 func (*bareHost) Shared() policy.Shared                                     { return nil }
 func (*bareHost) Ask([]byte, string, string, []byte, uint32) (uint32, bool) { return 0, false }
 func (*bareHost) Endpoint(dst []byte) []byte                                { return dst }
+func (*bareHost) Wall() int64                                               { return 0 }
+func (*bareHost) VerifySignature(string, []byte, []byte, []byte) (valid, done bool) {
+	return false, false
+}
 
 // TestRelease: delayed requests go when they are due, all of them that are, and not to a connection that is not ready or within a
 // frame; that one is left alone for 10 ms. A connection that has gone is not asked.

@@ -34,6 +34,7 @@ import (
 	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -83,6 +84,10 @@ type Host interface {
 	// Endpoint appends the address and port that Envoy sends the bytes of the connection at hand to, which may be another one than the
 	// client has dialled; nothing where it has not chosen one.
 	Endpoint(dst []byte) []byte
+	// Wall returns the time in milliseconds since the Unix epoch, 0 where there is none. It may go back.
+	Wall() int64
+	// Checker checks signatures by public keys.
+	token.Checker
 	// Shared returns the store of all workers; nil means that this worker is alone.
 	Shared() policy.Shared
 	// Ask sends a message to a method of a gRPC service, for which it waits at most timeout milliseconds. service is an

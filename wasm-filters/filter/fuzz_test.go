@@ -28,6 +28,7 @@ var confs = []string{
 	`{"throttle":[{"name":"small","target":{"method":{"prefix":"m"}},"threshold":1}],"limits":{"maxFrameBytes":1024,"maxInspectBytes":4096,"garbage":"close","oversize":"close"}}`,
 	`{"access":[{"name":"a","action":"allow","match":[{"subject":"attachment","key":"timeout","operator":"notEquals","values":["7"]}]}],"throttle":[{"name":"c","type":"concurrency","threshold":1}],"degrade":[{"name":"d","when":"rejected","replies":[{"protocol":"bolt","serialization":1,"value":"Tg=="}]}]}`,
 	`{"circuitBreaker":[{"name":"c","strategy":"errorCount","threshold":1,"minRequestAmount":1,"errors":["exception","status"]}],"throttle":[{"name":"h","threshold":2,"hotValues":{"subject":"label","key":"group"}}],"faultInjection":[{"name":"f","target":{"method":{"regex":"[n-z]"}},"abort":{"message":"m"}}]}`,
+	`{"access":[{"name":"t","action":"allow","target":{"method":{"prefix":"m"}},"token":{"attachment":"group","key":"k","jwt":{},"onFailure":"allow"}}]}`,
 	`{"faultInjection":[{"name":"d","delayMillis":500,"perMillion":500000},{"name":"e","target":{"method":{"prefix":"m"}},"delayMillis":100}]}`,
 	`{"limits":{"maxInspectBytes":4096},"throttle":[{"name":"q","threshold":2,"maxQueueingMillis":1000},{"name":"none","threshold":1,"target":{"method":{"prefix":"m"}}}],"circuitBreaker":[{"name":"e","target":{"direction":"client"},"strategy":"errorCount","threshold":1,"minRequestAmount":1,"perEndpoint":true}]}`,
 }

@@ -42,6 +42,8 @@ type kind struct {
 	audited bool
 	// fallback says that these rules decide only on what others reject.
 	fallback bool
+	// proof returns what a rule wants callers to show, nil for nothing; nil: the rules want nothing.
+	proof func(p *config.Plugin, i int) *config.Token
 	// hot returns the subject of a rule's hot values; nil: the rules have none.
 	hot func(p *config.Plugin, i int) *config.HotValues
 	// where tells whether a rule asks for the connection's endpoint; nil: none does.
@@ -53,7 +55,7 @@ type kind struct {
 // kinds are the kinds of rules, in the order in which they decide. Those that charge for a call come last, so that what
 // another kind rejects costs nothing.
 var kinds = []kind{
-	{label: "access", rule: accessRule, renew: renewAccess, join: joinAccess, audited: true},
+	{label: "access", rule: accessRule, renew: renewAccess, join: joinAccess, audited: true, proof: accessToken},
 	{label: "faultInjection", rule: faultRule, renew: renewFault, join: joinFault, delays: true},
 	{label: "degrade", rule: degradeRule, of: always, renew: renewDegrade, join: joinDegrade},
 	{label: "degrade", rule: degradeRule, of: whenRejected, renew: renewDegrade, join: joinDegrade, fallback: true},
@@ -96,6 +98,8 @@ func renewAccess(p *config.Plugin, s *spec, old governor, _ policy.Shared, _ str
 	}
 	return access.New(s.name, action, s.observe)
 }
+
+func accessToken(p *config.Plugin, i int) *config.Token { return p.Access[i].Token }
 
 func joinAccess(states []governor, _ uint) policy.Policy {
 	return access.Set(gather[*access.Rule](states))
@@ -291,6 +295,7 @@ type chain struct {
 	fallback policy.Policy   // nil: none
 	marking  []policy.Policy // those that want to know how a call ended
 	asks     bool            // rules ask for attachments
+	proofs   bool            // rules want to be shown a token
 	delays   bool            // rules may delay
 	quota    bool            // rules ask a rate limit service
 	peer     bool            // rules ask for the connection's peer
@@ -323,7 +328,7 @@ func (rt *Runtime) chain(dir policy.Direction, back bool, k *known) *chain {
 				rt.crowded(s, k)
 				continue
 			}
-			c.asks, c.peer, c.delays = c.asks || s.asks, c.peer || s.peer, c.delays || kd.delays
+			c.asks, c.peer, c.delays, c.proofs = c.asks || s.asks, c.peer || s.peer, c.delays || kd.delays, c.proofs || s.proof != nil
 			if r, ok := g.(*ratelimit.Rule); ok && r.Quota() != nil {
 				c.quota = true
 			}

@@ -24,6 +24,7 @@ const (
 	nameRuleQueue   = "isthmus_rule_queue_milliseconds"
 	nameRuleRunning = "isthmus_rule_running_calls"
 	nameRuleCircuit = "isthmus_rule_circuit_state"
+	nameTokenChecks = "isthmus_rule_token_checks_total"
 	nameConfigInfo  = "isthmus_filter_config_info"
 	nameConfigBad   = "isthmus_filter_config_rejected"
 )

@@ -6,6 +6,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 )
 
 // A draft is one rule of a configuration, of whatever kind.
@@ -35,11 +36,12 @@ type spec struct {
 	when    policy.Conditions
 	dir     policy.Direction // DirectionUnknown: both
 	observe bool
-	asks    bool // for attachments
-	peer    bool // asks for the connection's peer
-	where   bool // asks for the connection's endpoint
-	path    bool // its method may be that of an HTTP request: "GET /orders"
-	hot     int  // the number of the attachment whose values are limited
+	asks    bool          // for attachments
+	peer    bool          // asks for the connection's peer
+	where   bool          // asks for the connection's endpoint
+	path    bool          // its method may be that of an HTTP request: "GET /orders"
+	proof   *token.Params // what callers must show; nil: nothing
+	hot     int           // the number of the attachment whose values are limited
 }
 
 // A target is a config.Target, made ready.
@@ -62,7 +64,8 @@ type ruleset struct {
 	app       []byte     // of the workload; nil where unknown
 	// intercept tells for each direction whether some rule may reject.
 	intercept [directions]bool
-	lift      *liftTable // nil: calls are not lifted
+	lift      *liftTable             // nil: calls are not lifted
+	ring      map[string][]token.Key // the keys that it brings, by name
 }
 
 // directions is the number of values of policy.Direction.
@@ -119,6 +122,11 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 			for i := range s.when {
 				rs.ask(&s, s.when[i].Subject)
 			}
+			if kd.proof != nil {
+				if t := kd.proof(&rs.conf, s.index); t != nil {
+					s.proof, s.asks = rs.proof(t), true
+				}
+			}
 			if kd.hot != nil {
 				h := kd.hot(&rs.conf, s.index)
 				subject, label := subjectOf(h.Subject)
@@ -142,6 +150,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 		}
 		rs.wanted = append(rs.wanted, names)
 	}
+	rs.ring = keyring(rs.conf.Keys)
 	if rs.conf.Lift != nil {
 		rs.lift = newLiftTable(rs.conf.Lift)
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/access"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -59,6 +61,7 @@ type state struct {
 	gauge    Metric
 	level    uint64 // of the gauge, as the host has it
 	circuits []circuitGauge
+	checks   []Metric // of tokens, by what was found; nil: none yet
 }
 
 // key tells the states of a runtime apart. Rules of different kinds may have the same name.
@@ -144,7 +147,7 @@ func (rt *Runtime) use(rs *ruleset) {
 		} else {
 			delete(old, key)
 			next.governor = kinds[s.kind].renew(&rs.conf, s, before.governor, shared, rt.key)
-			next.ids = before.ids
+			next.ids, next.checks = before.ids, before.checks
 			if before.kind == s.kind && (perEndpoint(before.governor) == nil) == (perEndpoint(next.governor) == nil) {
 				next.gauge, next.level, next.circuits = before.gauge, before.level, before.circuits
 			} else {
@@ -155,6 +158,12 @@ func (rt *Runtime) use(rs *ruleset) {
 			}
 		}
 		next.Renew(s.observe, s.when)
+		if r, ok := next.governor.(*access.Rule); ok {
+			r.SetToken(nil)
+			if s.proof != nil {
+				r.SetToken(token.New(*s.proof, rt.vm.host))
+			}
+		}
 		states[i] = next
 	}
 	for _, s := range old {
@@ -170,6 +179,7 @@ func (rt *Runtime) use(rs *ruleset) {
 	rt.epoch++
 	rt.metrics.limits = rs.conf.Metrics
 	rt.vm.quotas(rt)
+	rt.vm.shareKeys()
 }
 
 // blank sets the gauges of a rule that is no more.
@@ -207,6 +217,7 @@ func (p *Plugin) NewConn(dir policy.Direction) *Conn {
 		*c = Conn{delays: c.delays}
 	}
 	c.rt, c.dir, c.protocol = rt, dir, -1
+	c.blind = rt.rules.conf.KeysOnly
 	c.next = rt.conns
 	if c.next != nil {
 		c.next.prev = c
@@ -253,6 +264,7 @@ func (rt *Runtime) close() {
 	}
 	rt.vm.dropQuotas(rt)
 	delete(rt.vm.runtimes, rt.key)
+	rt.vm.shareKeys()
 }
 
 // Tick does what is due each second: it gives up calls that never returned and brings the metrics to the host. It may be
@@ -310,12 +322,14 @@ func (rt *Runtime) flush() {
 	rt.metrics.flush(rt.vm.protocols)
 	rt.reportRules()
 	host := rt.vm.host
-	if rt.info == undefined {
+	if rt.info == undefined && !rt.rules.conf.KeysOnly {
 		b := appendLabel(rt.vm.line[:0], config.TagRevision, rt.rules.conf.Generation)
 		rt.vm.line = append(b, nameConfigInfo...)
 		rt.info = host.Gauge(rt.vm.line)
 	}
-	host.Set(rt.info, 1)
+	if rt.info != undefined {
+		host.Set(rt.info, 1)
+	}
 	if rt.rejected || rt.bad != undefined {
 		if rt.bad == undefined {
 			rt.vm.line = append(rt.vm.line[:0], nameConfigBad...)
@@ -336,6 +350,7 @@ func (rt *Runtime) reportRules() {
 	now := policy.Nanos(-1)
 	for i := range rt.states {
 		s := &rt.states[i]
+		rt.reportChecks(s)
 		h := *s.Hits()
 		if h == (policy.Hits{}) {
 			continue // no call has met it: it stands where it began

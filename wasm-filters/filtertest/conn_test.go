@@ -72,7 +72,7 @@ func frames(tb testing.TB, protocol string) (req, resp []byte) {
 	if protocol == "dubbo" {
 		build = filtertest.Dubbo
 	}
-	req, err := build("req", map[string]string{"id": "7", "service": "demo.Hello", "method": "hi", "caller": "shop", "group": "g", "timeout": "1000", "size": "1024"})
+	req, err := build("req", map[string]string{"id": "7", "service": "demo.Hello", "method": "hi", "caller": "shop", "group": "g", "timeout": "1000", "size": "1024", ".proof": "a.b.c"})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -113,6 +113,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	for _, p := range protocols {
 		name := p.Codec.Name()
 		for rules, conf := range map[string]string{"no rule": "{}", "100 rules": hundred(), "100 rules of all kinds": mixed(),
+			"a token":     `{"access":[{"name":"s","action":"allow","token":{"attachment":"proof","key":"k","jwt":{},"onFailure":"allow"}}]}`,
 			"concurrency": `{"throttle":[{"name":"c","type":"concurrency","threshold":10}]}`} {
 			req, resp := frames(t, name)
 			n := filtertest.NewNative(&filtertest.World{Peer: "10.1.2.3:4000"}, protocols)

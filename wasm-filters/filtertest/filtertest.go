@@ -25,6 +25,12 @@
 //	                              its response begins, and is at its end
 //	trailers NAME NAME=VALUE …    its response ends
 //	finish NAME [DETAILS]         it is gone; Envoy's words for how, where not as it should
+//	plugin NAME                   the name of the plugin whose contexts follow
+//	key NAME ALGORITHM            a new key: $NAME; is its value in base64 from now on
+//	token NAME KEY[:ID] CLAIMS    a JSON Web Token, which is $NAME; from now on
+//	sign NAME KEY FIELD,FIELD…    the signature of a call with these fields, likewise; - is an absent one
+//	host [no-signatures]          whether the host can verify signatures by public keys
+//	signatures                    prints how many it has verified since the last time
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
 //	logs                          prints the lines logged since the last time
 //
@@ -39,6 +45,7 @@
 package filtertest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -108,6 +115,11 @@ type World struct {
 	Away      bool
 	questions []Question
 	asked     uint32
+	// Plugin is the name of the plugins that are configured from now on; "" is "isthmus".
+	Plugin string
+	// NoSignatures says that the host lacks the function that verifies them.
+	NoSignatures bool
+	Signatures   int // verified by the host
 }
 
 // A Question is a call of a gRPC service by the filter.
@@ -310,6 +322,13 @@ func (h nativeHost) Endpoint(dst []byte) []byte {
 	h.Calls++
 	return append(dst, h.rig.peer.endpoint...)
 }
+func (h nativeHost) Wall() int64 { h.Calls++; return h.wall() }
+func (h nativeHost) VerifySignature(hash string, key, signature, text []byte) (valid, done bool) {
+	if h.NoSignatures {
+		return false, false
+	}
+	return h.verify(hash, key, signature, text)
+}
 func (h nativeHost) Shared() policy.Shared { return nativeShared{h.World} }
 func (h nativeHost) Ask(service []byte, name, method string, message []byte, timeout uint32) (uint32, bool) {
 	return h.ask(Question{Service: slices.Clone(service), Method: name + "/" + method, Message: slices.Clone(message), Timeout: timeout})
@@ -371,7 +390,7 @@ func (s *Scratch) Replace(b []byte) { s.b = append(s.b[:0], b...) }
 
 // Configure implements Rig.
 func (n *Native) Configure(conf string) error {
-	p, _ := n.vm.Configure(filter.Identity{Name: "isthmus", Root: "isthmus"}, n.world.App, []byte(conf))
+	p, _ := n.vm.Configure(filter.Identity{Name: cmp.Or(n.world.Plugin, "isthmus"), Root: "isthmus"}, n.world.App, []byte(conf))
 	n.plugins = append(n.plugins, p)
 	n.current = len(n.plugins) - 1
 	return nil

@@ -2,7 +2,9 @@ package filtertest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -85,6 +87,8 @@ type Script struct {
 	codecs   []protocol.Codec
 	conns    map[string]*scriptConn
 	requests map[string]int
+	keys     map[string]*Signer
+	words    map[string]string // that stand for what cannot be written down
 }
 
 type scriptConn struct {
@@ -95,7 +99,7 @@ type scriptConn struct {
 
 // NewScript returns a script that runs on rig; codecs describe what comes out.
 func NewScript(rig Rig, codecs []protocol.Codec) *Script {
-	return &Script{rig: rig, codecs: codecs, conns: make(map[string]*scriptConn), requests: make(map[string]int)}
+	return &Script{rig: rig, codecs: codecs, conns: make(map[string]*scriptConn), requests: make(map[string]int), keys: make(map[string]*Signer), words: make(map[string]string)}
 }
 
 // Run runs one block and returns what it prints.
@@ -113,6 +117,9 @@ func (s *Script) Run(b Block) (string, error) {
 }
 
 func (s *Script) command(out *strings.Builder, line string) error {
+	for _, w := range slices.Sorted(maps.Keys(s.words)) {
+		line = strings.ReplaceAll(line, "$"+w+";", s.words[w])
+	}
 	word, rest, _ := strings.Cut(line, " ")
 	args := strings.Fields(rest)
 	arg := func(i int) string {
@@ -143,6 +150,36 @@ func (s *Script) command(out *strings.Builder, line string) error {
 		return nil
 	case "endpoint":
 		world.Endpoint = arg(0)
+		return nil
+	case "key":
+		k, err := NewSigner(arg(1))
+		if err != nil {
+			return err
+		}
+		s.keys[arg(0)], s.words[arg(0)] = k, base64.StdEncoding.EncodeToString(k.Value())
+		return nil
+	case "token", "sign":
+		name, id, _ := strings.Cut(arg(1), ":")
+		k := s.keys[name]
+		if k == nil {
+			return fmt.Errorf("no key %q", name)
+		}
+		var err error
+		if word == "token" {
+			s.words[arg(0)], err = k.Token(id, arg(2))
+		} else {
+			s.words[arg(0)], err = k.Sign(strings.Split(arg(2), ",")...)
+		}
+		return err
+	case "plugin":
+		world.Plugin = arg(0)
+		return nil
+	case "host":
+		world.NoSignatures = arg(0) == "no-signatures"
+		return nil
+	case "signatures":
+		fmt.Fprintf(out, "%d\n", world.Signatures)
+		world.Signatures = 0
 		return nil
 	case "open":
 		dir := map[string]policy.Direction{"client": policy.DirectionClient, "server": policy.DirectionServer}[arg(1)]

@@ -1,6 +1,7 @@
 package filtertest
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -93,6 +94,7 @@ func (e *Engine) NewRig(ctx context.Context, w *World) (*Wasm, error) {
 	var err error
 	r.module, err = e.runtime.InstantiateModule(r.ctx, e.module, wazero.NewModuleConfig().WithName(fmt.Sprint("isthmus-", e.count)).
 		WithStartFunctions("_initialize").WithStderr(os.Stderr).
+		WithWalltime(func() (int64, int32) { ms := w.wall(); return ms / 1000, int32(ms % 1000 * 1_000_000) }, 1).
 		// Go's runtime does not start at the time zero.
 		WithNanotime(func() int64 { return int64(w.Clock) + 1 }, 1))
 	if err != nil {
@@ -347,7 +349,9 @@ func (e *Engine) exportHost(ctx context.Context) error {
 		r := rig(ctx)
 		var v []byte
 		switch name := strings.ReplaceAll(string(read(m, path, length)), "\x00", "."); name {
-		case "plugin_name", "plugin_root_id":
+		case "plugin_name":
+			v = []byte(cmp.Or(r.world.Plugin, "isthmus"))
+		case "plugin_root_id":
 			v = []byte("isthmus")
 		case "xds.node.metadata.LABELS.app":
 			v = []byte(r.world.App)
@@ -395,6 +399,24 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			return statusMismatch
 		}
 		return statusOK
+	})
+	export("proxy_call_foreign_function", func(ctx context.Context, m api.Module, name, nameLength, args, length, data, size uint32) uint32 {
+		r := rig(ctx)
+		if string(read(m, name, nameLength)) != "verify_signature" || r.world.NoSignatures {
+			return statusNotFound
+		}
+		hash, key, signature, text, ok := verifyArguments(read(m, args, length))
+		if !ok {
+			return statusBadArgument
+		}
+		valid, done := r.world.verify(hash, key, signature, text)
+		switch {
+		case !done:
+			return statusBadArgument
+		case valid:
+			return r.give(ctx, m, []byte{1 << 3, 1}, data, size)
+		}
+		return r.give(ctx, m, []byte("\x12\x20Failed to verify digest. Error 0"), data, size)
 	})
 	export("proxy_define_metric", func(ctx context.Context, m api.Module, kind, name, length, id uint32) uint32 {
 		if kind > 1 {

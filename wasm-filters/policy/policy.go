@@ -53,6 +53,7 @@ type Call struct {
 	Attachments [][]byte // by the number that Condition.Key has; nil where absent
 	LoadTest    bool     // the call is part of a load test
 	Unreadable  bool     // Attachments and LoadTest could not be read
+	Wall        int64    // the time in milliseconds since the Unix epoch
 
 	// Endpoint is the provider that the call goes to, at the caller. It is filled in where a rule that may match asks for it, also in
 	// Done; nil where it is not known.

@@ -24,6 +24,10 @@ func between(low, high string) []check {
 // keyed wants a key where the subject has one.
 var keyed = check{"(self.subject == 'attachment' || self.subject == 'label') == (has(self.key) && self.key != '')", "attachment and label need a key, other subjects have none"}
 
+// compared wants as many values as the operator has.
+var compared = check{"self.operator == 'exists' ? !has(self.values) || size(self.values) == 0 : self.operator == 'in' || self.operator == 'notIn' ? has(self.values) && size(self.values) > 0 : has(self.values) && size(self.values) == 1",
+	"exists has no values, in and notIn have one or more, the other operators have one"}
+
 // fieldChecks are about single fields, typeChecks about a type wherever it stands, specChecks about the whole spec of a kind. What CEL cannot
 // look into (whether a regular expression is one, what a match or a ratio holds) mcp-server finds.
 var (
@@ -35,12 +39,15 @@ var (
 		"CircuitBreakerSpec.StatInterval": between("100ms", "10m"),
 		"CircuitBreakerSpec.MaxAllowedRt": between("1ms", "1h"),
 		"CircuitBreakerSpec.RetryTimeout": between("100ms", "1h"),
+		"JWT.ClockSkew":                   between("1ms", "10m"),
+		"HMAC.Window":                     between("1ms", "10m"),
 	}
 	typeChecks = map[string][]check{
+		"Claim": {compared},
+		"Token": {{"has(self.jwt) != has(self.hmac)", "one of jwt and hmac is needed"}},
 		"Condition": {
 			keyed,
-			{"self.operator == 'exists' ? !has(self.values) || size(self.values) == 0 : self.operator == 'in' || self.operator == 'notIn' ? has(self.values) && size(self.values) > 0 : has(self.values) && size(self.values) == 1",
-				"exists has no values, in and notIn have one or more, the other operators have one"},
+			compared,
 			{"self.subject != 'callerIP' || self.operator != 'prefix' && self.operator != 'regex'", "prefix and regex do not go with callerIP; give a network"},
 			{"self.subject != 'trafficType' || self.operator == 'regex' || !has(self.values) || self.values.all(v, v == 'normal' || v == 'loadTest')", "the types of traffic are normal and loadTest"},
 			{"self.subject != 'protocol' || self.operator == 'regex' || self.operator == 'prefix' || !has(self.values) || self.values.all(v, v in ['dubbo', 'bolt', 'http', 'triple'])", "the protocols are dubbo, bolt, http and triple"},
@@ -49,6 +56,7 @@ var (
 	}
 	specChecks = map[string][]check{
 		"AccessRule": {
+			{"!has(self.token) || self.action == 'allow'", "token goes with the action allow only"},
 			{"self.action != 'defaultDeny' || !has(self.match) || size(self.match) == 0", "match does not go with the action defaultDeny"},
 		},
 		"CircuitBreakerRule": {

@@ -492,6 +492,14 @@ func (s *drySidecar) Endpoint(dst []byte) []byte {
 	return endpoint.AppendTo(dst)
 }
 
+// Wall implements filter.Host.
+func (s *drySidecar) Wall() int64 { return time.Now().UnixMilli() }
+
+// VerifySignature implements filter.Host: there are no keys in a dry run, so there is nothing to verify.
+func (s *drySidecar) VerifySignature(string, []byte, []byte, []byte) (valid, done bool) {
+	return false, false
+}
+
 // Shared implements filter.Host: there is one worker.
 func (s *drySidecar) Shared() policy.Shared { return nil }
 

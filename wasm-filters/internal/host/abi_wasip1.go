@@ -58,6 +58,9 @@ func proxySetEffectiveContext(id uint32) uint32
 func proxyGRPCCall(service unsafe.Pointer, serviceLength uint32, name unsafe.Pointer, nameLength uint32, method unsafe.Pointer, methodLength uint32,
 	metadata unsafe.Pointer, metadataLength uint32, message unsafe.Pointer, messageLength uint32, timeout uint32, token unsafe.Pointer) uint32
 
+//go:wasmimport env proxy_call_foreign_function
+func proxyCallForeignFunction(name unsafe.Pointer, nameLength uint32, arguments unsafe.Pointer, length uint32, data, size unsafe.Pointer) uint32
+
 //go:wasmimport wasi_snapshot_preview1 clock_time_get
 func clockTimeGet(id uint32, precision uint64, out unsafe.Pointer) uint32
 
@@ -85,6 +88,7 @@ const (
 	actionContinue = 0
 	actionPause    = 1
 
+	clockRealtime  = 0
 	clockMonotonic = 1
 )
 

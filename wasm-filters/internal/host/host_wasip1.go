@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filter"
@@ -51,6 +52,44 @@ func (host) PeerIdentity(dst []byte) []byte {
 // Endpoint reads Envoy's upstream.address, which tcp_proxy has set before it reads any of the client's bytes: the host that it has chosen, or,
 // of a cluster of type ORIGINAL_DST, the address that was dialled before the connection was redirected.
 func (host) Endpoint(dst []byte) []byte { return append(dst, property("upstream", "address")...) }
+
+func (host) Wall() int64 {
+	if clockTimeGet(clockRealtime, 1, unsafe.Pointer(&outTime)) != 0 {
+		return 0
+	}
+	return int64(outTime / 1_000_000)
+}
+
+// verifySignature is a function of Envoy's own (source/extensions/common/wasm/foreign.cc), by BoringSSL.
+const verifySignature = "verify_signature"
+
+var (
+	arguments []byte    // room for one call
+	outcome   [256]byte // for its result
+)
+
+// VerifySignature implements token.Checker. The argument is Envoy's message VerifySignatureArguments, the result VerifySignatureResult, whose first
+// field says that the signature is good.
+func (host) VerifySignature(hash string, key, signature, text []byte) (valid, done bool) {
+	b := field(arguments[:0], 1, unsafe.Slice(unsafe.StringData(hash), len(hash)))
+	b = field(b, 2, key)
+	b = field(b, 3, signature)
+	b = field(b, 4, text)
+	arguments = b
+	target = outcome[:]
+	got, ok := result(proxyCallForeignFunction(unsafe.Pointer(unsafe.StringData(verifySignature)), uint32(len(verifySignature)),
+		unsafe.Pointer(unsafe.SliceData(b)), uint32(len(b)), unsafe.Pointer(&outData), unsafe.Pointer(&outSize)))
+	return len(got) >= 2 && got[0] == 1<<3 && got[1] == 1, ok
+}
+
+// field appends a field of protobuf that holds bytes.
+//
+//go:noinline
+func field(dst []byte, number byte, v []byte) []byte {
+	dst = append(dst, number<<3|2)
+	dst = binary.AppendUvarint(dst, uint64(len(v)))
+	return append(dst, v...)
+}
 
 func (h host) Shared() policy.Shared { return h }
 

@@ -2,11 +2,12 @@
 //
 // A call that a deny rule applies to is denied. Else, where there are allow or default-deny rules for it, it is denied
 // unless one of the allow rules applies. Else it is allowed. Which rules are for a call is decided before; what applies to it are a
-// rule's conditions.
+// rule's conditions, and that the call shows the token that the rule asks for.
 package access
 
 import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -24,12 +25,21 @@ const (
 type Rule struct {
 	policy.Rule
 	action Action
+	token  *token.Verifier // nil: it asks for none
+	// applies to the call at hand; scratch of Set.Admit.
+	applies bool
 }
 
 // New returns a rule.
 func New(name string, action Action, observe bool) *Rule {
-	return &Rule{policy.NewRule(name, observe), action}
+	return &Rule{Rule: policy.NewRule(name, observe), action: action}
 }
+
+// SetToken says what calls must show for the rule to apply to them; nil is nothing. It is for Allow.
+func (r *Rule) SetToken(v *token.Verifier) { r.token = v }
+
+// Token returns what SetToken has set.
+func (r *Rule) Token() *token.Verifier { return r.token }
 
 // Action returns what the rule does.
 func (r *Rule) Action() Action { return r.action }
@@ -42,49 +52,88 @@ var _ policy.Policy = Set(nil)
 
 // Admit implements policy.Policy.
 func (s Set) Admit(_ policy.Nanos, c *policy.Call) policy.Verdict {
-	// The first rules that deny, and those that want an allow rule to apply: in force, and only observing.
-	var denies, wants [2]*Rule
+	// The first rules that deny: in force, and only observing.
+	var denies [2]*Rule
+	for _, r := range s {
+		if i := r.way(); r.action == Deny && denies[i] == nil && r.Applies(c) {
+			denies[i] = r
+		}
+	}
+	if denies[0] != nil {
+		return denies[0].deny(token.Valid)
+	}
+	// The first rules that want an allow rule to apply; those of which only the token is not good, and why.
+	var wants, failed [2]*Rule
+	var why [2]token.Result
 	var allowed [2]bool
 	for _, r := range s {
-		i := 0
-		if r.Observe() {
-			i = 1
-		}
-		applies := r.action != DefaultDeny && r.Applies(c)
 		if r.action == Deny {
-			if applies && denies[i] == nil {
-				denies[i] = r
-			}
 			continue
 		}
+		i := r.way()
 		if wants[i] == nil {
 			wants[i] = r
 		}
-		allowed[i] = allowed[i] || applies
+		r.applies = r.action == Allow && r.Applies(c)
+		if r.applies && r.token != nil {
+			var result token.Result
+			if r.applies, result = r.token.Allows(c); !r.applies && failed[i] == nil {
+				failed[i], why[i] = r, result
+			}
+		}
+		allowed[i] = allowed[i] || r.applies
 	}
-	denied := denies[0]
-	if denied == nil && !allowed[0] {
-		denied = wants[0]
+	for i := range failed {
+		if failed[i] != nil {
+			wants[i] = failed[i]
+		}
 	}
-	if denied != nil {
-		denied.Hits().Rejected++
-		return policy.Verdict{Reject: true, Code: protocol.CodeDenied, Rule: denied.Name()}
+	if !allowed[0] && wants[0] != nil {
+		return wants[0].deny(why[0])
 	}
 	for _, r := range s {
-		if r.action == Allow && r.Applies(c) {
+		if r.action == Allow && r.applies {
 			r.Hits().Admitted++
 		}
 	}
-	would := denies[1]
-	if would == nil && !allowed[0] && !allowed[1] {
-		would = wants[1]
+	switch {
+	case denies[1] != nil:
+		return denies[1].wouldDeny(token.Valid)
+	case !allowed[0] && !allowed[1] && wants[1] != nil:
+		return wants[1].wouldDeny(why[1])
 	}
-	if would == nil {
-		return policy.Verdict{}
-	}
-	would.Hits().WouldReject++
-	return policy.Verdict{Code: protocol.CodeDenied, Rule: would.Name()}
+	return policy.Verdict{}
 }
+
+// way is 0 for rules in force, and 1 for those that only observe.
+func (r *Rule) way() int {
+	if r.Observe() {
+		return 1
+	}
+	return 0
+}
+
+// deny returns the verdict that rejects a call, on account of its token where that is not token.Valid.
+func (r *Rule) deny(why token.Result) policy.Verdict {
+	r.Hits().Rejected++
+	return policy.Verdict{Reject: true, Code: protocol.CodeDenied, Rule: r.Name(), Answer: answers[why]}
+}
+
+// wouldDeny returns the verdict that only tells that the rule would deny.
+func (r *Rule) wouldDeny(why token.Result) policy.Verdict {
+	r.Hits().WouldReject++
+	return policy.Verdict{Code: protocol.CodeDenied, Rule: r.Name(), Answer: answers[why]}
+}
+
+// answers are what callers are told of their tokens.
+var answers = func() (list [token.Results]*policy.Answer) {
+	for r := range list {
+		if text := token.Result(r).Text(); text != "" {
+			list[r] = &policy.Answer{Message: text}
+		}
+	}
+	return list
+}()
 
 // Done implements policy.Policy: how a call ends does not matter.
 func (Set) Done(policy.Nanos, *policy.Call, policy.Outcome) {}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/token"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -60,6 +61,46 @@ func TestSet(t *testing.T) {
 	}
 	if v := (Set{allow("a")}).Admit(0, new(policy.Call)); !v.Reject {
 		t.Error("a call without a caller is allowed")
+	}
+}
+
+// TestToken: an allow rule applies only to calls with a good token. Where only that is missing the rule says so, whatever comes before it; a deny rule goes first.
+func TestToken(t *testing.T) {
+	proof := func(name string, observe bool, when policy.Conditions, open bool) *Rule {
+		r := rule(name, Allow, observe, when)
+		r.SetToken(token.New(token.Params{JWT: &token.JWT{}, Open: open}, nil)) // without keys nothing is verified
+		return r
+	}
+	closed := New("closed", DefaultDeny, false)
+	for name, c := range map[string]struct {
+		set  Set
+		rule string // that denies; "?" before it: would deny
+		why  string
+	}{
+		"denied":             {Set{closed, proof("token", false, nil, false)}, "token", "the token cannot be verified"},
+		"open":               {Set{closed, proof("token", false, nil, true)}, "", ""},
+		"another rule":       {Set{proof("token", false, nil, false), rule("all", Allow, false, nil)}, "", ""},
+		"other callers'":     {Set{closed, proof("token", false, from("b"), false)}, "closed", ""},
+		"deny goes before":   {Set{proof("token", false, nil, false), rule("deny", Deny, false, nil)}, "deny", ""},
+		"observed":           {Set{proof("watch", true, nil, false)}, "?watch", "the token cannot be verified"},
+		"observed beside it": {Set{proof("watch", true, nil, true), proof("token", false, nil, false)}, "token", "the token cannot be verified"},
+	} {
+		v := c.set.Admit(0, &policy.Call{Caller: []byte("a"), Wall: 1, Attachments: [][]byte{[]byte("a.b.c")}})
+		got, why := v.Rule, ""
+		if !v.Reject && got != "" {
+			got = "?" + got
+		}
+		if v.Answer != nil {
+			why = v.Answer.Message
+		}
+		if got != c.rule || why != c.why {
+			t.Errorf("%s: %q %q, want %q %q", name, got, why, c.rule, c.why)
+		}
+	}
+	s := Set{rule("deny", Deny, false, nil), proof("token", false, nil, false)}
+	s.Admit(0, &policy.Call{Wall: 1, Attachments: [][]byte{[]byte("a.b.c")}})
+	if s[1].Token().Counts != [token.Results]uint64{} {
+		t.Error("a call that is denied anyhow has its token checked")
 	}
 }
 

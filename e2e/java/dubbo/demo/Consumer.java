@@ -30,6 +30,16 @@ public final class Consumer {
         return p;
     }
 
+    /** Attaches to the next call what the system property "attachments" says: NAME=VALUE, separated by commas. */
+    private static void attach() {
+        for (String pair : System.getProperty("attachments", "").split(",")) {
+            int at = pair.indexOf('=');
+            if (at > 0) {
+                RpcContext.getContext().setAttachment(pair.substring(0, at), pair.substring(at + 1));
+            }
+        }
+    }
+
     public static void main(String[] args) throws IOException {
         ReferenceConfig<GreetService> greetReference = new ReferenceConfig<>();
         greetReference.setId("greet"); // Dubbo 2.7 takes two without an id for one
@@ -50,7 +60,10 @@ public final class Consumer {
             RpcContext.getContext().setAttachment("tenant", "gold");
             return greet.sayHello("gold " + number.incrementAndGet());
         });
-        load.method("echo", () -> greet.echo(person(), new HashMap<>(Map.of("k", 1, "list", new ArrayList<>(List.of("a", "b"))))));
+        load.method("echo", () -> {
+            attach();
+            return greet.echo(person(), new HashMap<>(Map.of("k", 1, "list", new ArrayList<>(List.of("a", "b")))));
+        });
         load.method("fail", () -> greet.fail("no reason"));
         load.method("slow", () -> greet.slow(200));
         load.method("price", () -> stock.price("ACME"));
