@@ -21,6 +21,11 @@ func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	return out
 }
 
+// liftModes are the modes by their names in a configuration.
+var liftModes = map[string]governance.LiftMode{
+	"": governance.LiftRouted, config.ModeLift: governance.LiftRouted, config.ModeDialled: governance.LiftDialled, config.ModePassthrough: governance.LiftPassthrough,
+}
+
 // liftOptions says how the lifted services of t are lifted. token is what sidecars show us.
 func liftOptions(t *translate.Translation, spec *config.Spec, token string) governance.LiftOptions {
 	host, port := spec.Advertised()
@@ -29,8 +34,18 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 		Ports: t.LiftedPorts, Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
 		XDS: governance.XDS{Host: host, Port: port, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, Token: token},
 	}
+	if spec.Mesh.Addressing != config.AddressingEndpoints {
+		o.Virtual = spec.Mesh.Virtual()
+	}
+	for _, c := range spec.Mesh.Lift.Callers {
+		if c.Application == "*" {
+			o.OtherCallers = liftModes[c.Mode]
+		} else {
+			o.Callers = append(o.Callers, governance.LiftCaller{Application: c.Application, Mode: liftModes[c.Mode]})
+		}
+	}
 	for _, l := range t.Lifted {
-		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed})
+		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed, Ports: l.Ports, Mode: liftModes[spec.Mesh.Lift.Services[l.Selector].Mode]})
 	}
 	return o
 }

@@ -41,6 +41,24 @@ type LiftedHost struct {
 	Key    model.Key
 	Host   string
 	Hashed bool // the filter cannot find out the host by itself
+	Ports  []uint16
+	Mode   LiftMode
+}
+
+// LiftMode is what becomes of the calls of a service that can be lifted. Larger ones are more careful.
+type LiftMode uint8
+
+// The modes.
+const (
+	LiftRouted      LiftMode = iota // they travel as HTTP/2, and go where routes say
+	LiftDialled                     // they travel as HTTP/2, and go where their caller has dialled
+	LiftPassthrough                 // their connections pass, those that were opened in this mode
+)
+
+// LiftCaller is what becomes of them at callers of one application.
+type LiftCaller struct {
+	Application string // of the workload, by its label app
+	Mode        LiftMode
 }
 
 // LiftOptions say how services are lifted.
@@ -49,7 +67,11 @@ type LiftOptions struct {
 	Ports       []uint16 // on which lifted services are called; sorted
 	Suffix      string   // of the hosts
 	Attachments []string // that become headers
-	XDS         XDS
+	// Callers are applications whose mode is not OtherCallers. Of a service's mode and its caller's the more careful one holds.
+	Callers      []LiftCaller
+	OtherCallers LiftMode
+	Virtual      netip.Prefix // of the services' own addresses; invalid: they have none
+	XDS          XDS
 }
 
 // XDS is our endpoint discovery service as sidecars see it.
@@ -77,6 +99,9 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	lift := &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments}
 	var problems []model.Problem
 	for _, h := range l.Hosts {
+		if h.Mode != LiftRouted {
+			h.Host, h.Hashed = plugin.AsDialled, true
+		}
 		if !h.Hashed {
 			continue
 		}
@@ -94,6 +119,7 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
 		}
 	}
+	lift.Applications = l.applications()
 	lifting, lowering := c.Plugin, c.Plugin
 	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
 	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
@@ -102,6 +128,7 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
 		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
 	})
+	resources = append(resources, l.callers(o)...)
 	set, err := resource.NewSet(resources)
 	if err != nil { // made of what has been checked
 		panic("governance: " + err.Error())
@@ -145,7 +172,7 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 		}),
 	}
 	for _, port := range l.Ports {
-		patches = append(patches, everything(port))
+		patches = append(patches, l.chains(port, o)...)
 		patches = append(patches, asDialled(port)...)
 	}
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
@@ -171,10 +198,7 @@ func lowerListener(name string, o Options) object {
 		"listener_filters": []any{object{"name": originalDst,
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
 		"filter_chains": []any{object{"filters": []any{
-			object{"name": extensionResource + o.namespace() + "." + LowerName, "config_discovery": object{
-				"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
-				"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
-			}},
+			extension(LowerName, o),
 			object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 				"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
 				"stat_prefix": name, "cluster": originalCluster, "idle_timeout": "0s",
@@ -247,17 +271,6 @@ func asDialled(port uint16) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 		out = append(out, p)
 	}
 	return out
-}
-
-// everything sends all connections to a port to the HTTP connection manager, ahead of which the filter lifts. istiod sends there what
-// Envoy's HTTP inspector takes for HTTP, by the application protocols in the chain's match, and everything else past it. One more
-// protocol with an empty name is what Envoy has for "any" (FilterChainManagerImpl, findFilterChainForApplicationProtocols).
-func everything(port uint16) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
-	p := patch(networking.EnvoyFilter_FILTER_CHAIN, "", networking.EnvoyFilter_Patch_MERGE, object{"filter_chain_match": object{"application_protocols": []any{""}}})
-	p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
-		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{ApplicationProtocols: "h2c"},
-	}}
-	return p
 }
 
 // cluster is our service as a cluster of a sidecar.

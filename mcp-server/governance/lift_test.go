@@ -2,10 +2,12 @@ package governance
 
 import (
 	"bytes"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	_ "github.com/cncf/xds/go/xds/type/matcher/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -14,6 +16,7 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -29,11 +32,22 @@ import (
 // Each case has a golden file, testdata/lift/CASE.yaml, which go test -update writes.
 func TestLift(t *testing.T) {
 	greet := LiftedHost{Key: model.Key{Framework: "dubbo", Interface: "demo.Greet"}, Host: "demo.greet.dubbo.isthmus"}
+	greet.Ports = []uint16{20880}
+	dialled, passing := greet, greet
+	dialled.Mode, passing.Mode = LiftDialled, LiftPassthrough
+	dialled.Key.Interface, dialled.Host = "demo.Dialled", "demo.dialled.dubbo.isthmus"
+	passing.Key.Interface, passing.Host, passing.Ports = "demo.Passing", "demo.passing.dubbo.isthmus", []uint16{20880, 20881}
 	long := LiftedHost{Key: model.Key{Framework: "dubbo", Interface: "demo.Long", Version: "1.0.0", Group: "g"}, Host: "2---abc.dubbo.isthmus", Hashed: true}
 	for name, o := range map[string]LiftOptions{
 		"plain": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880, 20881}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"everything": {Hosts: []LiftedHost{greet, long}, Ports: []uint16{20880}, Suffix: "legacy", Attachments: []string{"tenant"},
 			XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/etc/isthmus/ca.pem", CertFile: "/etc/isthmus/cert.pem", KeyFile: "/etc/isthmus/key.pem", ServerName: "10.0.0.5", Token: "secret"}},
+		// 20880 is lifted for the sake of demo.Greet, 20881 is not. web is careful.
+		"modes": {Hosts: []LiftedHost{greet, dialled, passing}, Ports: []uint16{20880, 20881}, Virtual: netip.MustParsePrefix("240.64.0.0/10"),
+			Callers: []LiftCaller{{"batch", LiftDialled}, {"web", LiftPassthrough}}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
+		// Only web's calls are routed, for a beginning.
+		"one-caller": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, Callers: []LiftCaller{{"web", LiftRouted}}, OtherCallers: LiftPassthrough, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
+		"no-caller":  {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, OtherCallers: LiftPassthrough, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		// A name that the filter takes no host for costs nobody else anything.
 		"too-long": {Hosts: []LiftedHost{greet, {Key: model.Key{Framework: "dubbo", Interface: strings.Repeat("x", 600)}, Host: "2---def.dubbo.isthmus", Hashed: true}},
 			Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
@@ -70,7 +84,7 @@ func TestLift(t *testing.T) {
 // istiod drops an EnvoyFilter of which it cannot read one patch, with no more than a line in its log.
 func TestPatchesAreXDS(t *testing.T) {
 	l := LiftOptions{Hosts: []LiftedHost{{Key: model.Key{Framework: "dubbo", Interface: "demo.Greet"}, Host: "demo.greet.dubbo.isthmus"}}, Ports: []uint16{20880},
-		XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/ca.pem", CertFile: "/cert.pem", KeyFile: "/key.pem", Token: "secret"}}
+		Virtual: netip.MustParsePrefix("240.64.0.0/10"), XDS: XDS{Host: "isthmus.example.org", Port: 443, CAFile: "/ca.pem", CertFile: "/cert.pem", KeyFile: "/key.pem", Token: "secret"}}
 	seen := map[networking.EnvoyFilter_ApplyTo]int{}
 	for i, p := range l.patches(options) {
 		m := map[networking.EnvoyFilter_ApplyTo]interface {

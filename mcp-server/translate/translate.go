@@ -191,16 +191,15 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 
 // part is what of a service speaks one protocol.
 type part struct {
-	service  *model.Service
-	protocol model.Protocol
-	wire     wire
-	host     string
-	readable bool
-	main     bool
-	lifted   bool
-	// atProvider is Lifted.AtProvider
-	atProvider bool
-	endpoints  []*model.Endpoint // also those that take no traffic
+	service   *model.Service
+	protocol  model.Protocol
+	wire      wire
+	host      string
+	readable  bool
+	main      bool
+	lifted    bool
+	selector  int               // Lifted.Selector
+	endpoints []*model.Endpoint // also those that take no traffic
 }
 
 // socket is where an endpoint listens.

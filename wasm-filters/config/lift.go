@@ -10,7 +10,13 @@ type Lift struct {
 	// Attachments are the names of those attachments (Dubbo) and headers and baggage items (Bolt) that become headers of the
 	// request, at most 64: "x-isthmus-attachment-" and the name in lower case.
 	Attachments []string `json:"attachments,omitempty"`
+	// Applications are those whose calls go where routes say, by the workload's own application; zero is all. The calls of others are
+	// lifted, too, but go where they are addressed.
+	Applications Match `json:"applications,omitzero"`
 }
+
+// AsDialled is the host of services whose calls go where they are addressed: nobody's, so that no route is for it.
+const AsDialled = "as-dialled.invalid"
 
 // Host gives a service a host, which is the request's :authority.
 type Host struct {
@@ -60,6 +66,8 @@ func (r *reader) lift(l *Lift) {
 				l.Hosts = append(l.Hosts, Host{})
 				r.host(&l.Hosts[len(l.Hosts)-1])
 			})
+		case "applications":
+			r.match(&l.Applications)
 		case "attachments":
 			r.list(maxAttachments, func() { l.Attachments = append(l.Attachments, r.text()) })
 		default:
@@ -130,6 +138,7 @@ func (v *validator) lift(l *Lift) {
 	if len(l.Hosts) > MaxHosts {
 		v.fault("lift.hosts", "more than 10000 elements")
 	}
+	v.match("lift.applications", &l.Applications)
 	seen := make(map[Host]struct{}, len(l.Hosts))
 	for i, h := range l.Hosts {
 		at := index("lift.hosts", i)

@@ -24,9 +24,11 @@ type liftTable struct {
 	conf    *config.Lift
 	hosts   map[config.Host]string
 	headers []string // of conf.Attachments
+	dialled bool     // all calls go where they are addressed
 }
 
-func newLiftTable(conf *config.Lift) *liftTable {
+// newLiftTable makes conf ready for the workloads of app, which may be "".
+func newLiftTable(conf *config.Lift, app string) *liftTable {
 	t := &liftTable{conf: conf, hosts: make(map[config.Host]string, len(conf.Hosts))}
 	for _, h := range conf.Hosts {
 		key := h
@@ -36,11 +38,16 @@ func newLiftTable(conf *config.Lift) *liftTable {
 	for _, a := range conf.Attachments {
 		t.headers = append(t.headers, config.HeaderOf(a))
 	}
+	applications := conf.Applications.Strings()
+	t.dialled = !applications.Matches([]byte(app))
 	return t
 }
 
 // appendHost appends the host of a service. It returns false where it would be a hash. system is the protocol's name.
 func (t *liftTable) appendHost(dst []byte, system string, k *known) ([]byte, bool) {
+	if t.dialled {
+		return append(dst, config.AsDialled...), true
+	}
 	version := k.version
 	if system == "dubbo" && string(version) == "0.0.0" {
 		version = nil // how Dubbo says that there is none
@@ -226,7 +233,7 @@ const shortCodes = "._$-*"
 // LiftHost returns the host of a service whose calls are lifted: what their :authority is. system is the protocol's name, suffix the
 // domain. ok is false where it would be a hash. It is for those who hold this rule to mcp-server's.
 func LiftHost(suffix, system, service, version, group string) (host string, ok bool) {
-	t := newLiftTable(&config.Lift{Suffix: suffix})
+	t := newLiftTable(&config.Lift{Suffix: suffix}, "")
 	b, ok := t.appendHost(nil, system, &known{service: []byte(service), version: []byte(version), group: []byte(group)})
 	return string(b), ok
 }

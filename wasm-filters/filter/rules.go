@@ -136,7 +136,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 		rs.wanted = append(rs.wanted, names)
 	}
 	if rs.conf.Lift != nil {
-		rs.lift = newLiftTable(rs.conf.Lift)
+		rs.lift = newLiftTable(rs.conf.Lift, app)
 	}
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {
