@@ -48,6 +48,12 @@ type lifted struct {
 
 func newLifted(t *testing.T, lower string) *lifted {
 	t.Helper()
+	return newLiftedAs(t, map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}}, lower, 1)
+}
+
+// newLiftedAs is newLifted for a spec.mesh.lift and a number of workers of the consumer's sidecar.
+func newLiftedAs(t *testing.T, lift map[string]any, lower string, workers int) *lifted {
+	t.Helper()
 	m := rig.Mesh(t)
 	l := &lifted{Mesh: m, t: t}
 	t.Cleanup(func() {
@@ -59,10 +65,7 @@ func newLifted(t *testing.T, lower string) *lifted {
 	})
 	ctx := t.Context()
 	l.must(m.StartZooKeeper(ctx))
-	l.must(m.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Lift:       map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}},
-	}))
+	l.must(l.configure(lift))
 	l.must(m.StartServer(ctx))
 	l.must(m.StartIstiod(ctx))
 	for i := range 2 {
@@ -83,7 +86,7 @@ func newLifted(t *testing.T, lower string) *lifted {
 		g.Go(func() error { return l.startProvider(i) })
 	}
 	g.Go(func() (err error) {
-		l.sidecar, err = m.StartSidecar(ctx, consumer, "greet-consumer")
+		l.sidecar, err = m.StartSidecarWorkers(ctx, consumer, "greet-consumer", workers)
 		return err
 	})
 	l.must(g.Wait())
@@ -102,6 +105,14 @@ func newLifted(t *testing.T, lower string) *lifted {
 	l.must(err)
 	l.caller, l.log = caller.Follow(p), p.Log()
 	return l
+}
+
+// configure writes mcp-server's configuration with a spec.mesh.lift.
+func (l *lifted) configure(lift map[string]any) error {
+	return l.ConfigureServer(mesh.ServerOptions{
+		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
+		Scrape:     []string{consumer}, Lift: lift,
+	})
 }
 
 // startProvider starts the provider v1 or v2, as anybody would start a Dubbo provider.

@@ -42,8 +42,10 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	endpoints(lifted)
 	done()
 	done = measure("govern")
-	g := governance.Compile(rules.Items, t.TCPPorts, governanceOptions(spec))
-	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
+	lift, filter := liftOptions(t, spec, token), governanceOptions(spec)
+	filter.Lift = &lift
+	g := governance.Compile(rules.Items, t.TCPPorts, filter)
+	lifting, liftProblems := governance.Lift(&g, lift, filter)
 	done()
 	done = measure("assemble")
 	set, err := resource.Union(t.Set(), g.Set, lifting, routes.Set)
@@ -52,7 +54,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 		panic("app: " + err.Error())
 	}
 	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
-	if g.Set.Len() > 0 {
+	if g.Set.Len()+lifting.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}
 	for _, svc := range t.Services {

@@ -35,6 +35,9 @@ type Options struct {
 	FailClosed bool
 	// Plugin is what the filter's configuration begins with: protocols, limits, metrics.
 	Plugin plugin.Plugin
+	// Lift says how services are lifted, if any are. Compile only gives its configuration the generation that Lift's have, too: a sidecar
+	// has several of them, and which rules it runs is told by one.
+	Lift *LiftOptions
 }
 
 // Compiled is what becomes of the rules.
@@ -72,6 +75,12 @@ func Compile(rules []Rule, ports []uint16, o Options) Compiled {
 		}
 		r.Spec.addTo(p, r.Namespace+"/"+r.Name)
 	}
+	whole := out.Plugin
+	if o.Lift != nil && len(o.Lift.Hosts) > 0 {
+		whole.Lift, _ = o.Lift.plugin()
+		whole.Lower = new(plugin.Lower)
+	}
+	out.Plugin.Generation = generation(&whole)
 	config := mustRender(&out.Plugin)
 	if o.URL == "" || len(ports) == 0 {
 		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
@@ -134,16 +143,21 @@ func (m *room) take(r *Rule) string {
 	return ""
 }
 
-// render sets the generation and returns the configuration as it goes to the filter.
-func render(p *plugin.Plugin) (*structpb.Struct, error) {
+// generation is a hash of all else in a configuration.
+func generation(p *plugin.Plugin) string {
 	p.Generation = ""
 	b, err := json.Marshal(p)
-	if err != nil {
-		return nil, err
+	if err != nil { // it holds nothing that cannot be written
+		panic("governance: " + err.Error())
 	}
 	sum := sha256.Sum256(b)
-	p.Generation = hex.EncodeToString(sum[:6])
-	if b, err = json.Marshal(p); err != nil {
+	return hex.EncodeToString(sum[:6])
+}
+
+// render returns a configuration as it goes to the filter.
+func render(p *plugin.Plugin) (*structpb.Struct, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
 		return nil, err
 	}
 	if faults := p.Validate(); len(faults) > 0 {

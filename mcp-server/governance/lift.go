@@ -96,8 +96,26 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		return resource.Set{}, []model.Problem{{Severity: model.SeverityError, Place: "spec.mesh.lift", Code: "NotEnforced",
 			Message: "services are to be lifted, but no filter is configured that would lift them"}}
 	}
-	lift := &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments}
-	var problems []model.Problem
+	lift, problems := l.plugin()
+	lifting, lowering := c.Plugin, c.Plugin
+	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
+	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
+	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
+	resources = append(resources, resource.Resource{
+		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
+		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
+	})
+	resources = append(resources, l.callers(o)...)
+	set, err := resource.NewSet(resources)
+	if err != nil { // made of what has been checked
+		panic("governance: " + err.Error())
+	}
+	return set, problems
+}
+
+// plugin is what the filter is told at callers.
+func (l *LiftOptions) plugin() (lift *plugin.Lift, problems []model.Problem) {
+	lift = &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments, Applications: l.applications()}
 	for _, h := range l.Hosts {
 		if h.Mode != LiftRouted {
 			h.Host, h.Hashed = plugin.AsDialled, true
@@ -119,21 +137,7 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
 		}
 	}
-	lift.Applications = l.applications()
-	lifting, lowering := c.Plugin, c.Plugin
-	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
-	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
-	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
-	resources = append(resources, resource.Resource{
-		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
-		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
-	})
-	resources = append(resources, l.callers(o)...)
-	set, err := resource.NewSet(resources)
-	if err != nil { // made of what has been checked
-		panic("governance: " + err.Error())
-	}
-	return set, problems
+	return lift, problems
 }
 
 // mustRender is render for what is made of what has been checked.

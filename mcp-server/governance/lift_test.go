@@ -59,6 +59,7 @@ func TestLift(t *testing.T) {
 			if name == "no-filter" {
 				options.URL = ""
 			}
+			options.Lift = &o
 			c := Compile(nil, nil, options)
 			set, problems := Lift(&c, o, options)
 			var got bytes.Buffer

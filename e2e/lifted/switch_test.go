@@ -1,0 +1,274 @@
+package lifted_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
+	"github.com/isthmus-mesh/isthmus/mcp-server/config"
+)
+
+// greeting is a call of demo.GreetService.sayHello as Dubbo writes it, in Hessian 2.0.
+func greeting() []byte {
+	var body []byte
+	text := func(s string) {
+		if len(s) > 31 {
+			body = append(body, 0x30+byte(len(s)>>8)) // up to 1023 bytes
+		}
+		body = append(append(body, byte(len(s))), s...)
+	}
+	for _, s := range []string{"2.0.2", "demo.GreetService", "1.0.0", "sayHello", "Ljava/lang/String;", "switch"} {
+		text(s)
+	}
+	body = append(body, 'H')
+	for _, s := range []string{"path", "demo.GreetService", "interface", "demo.GreetService", "version", "1.0.0", "group", "g1", "timeout", "30000"} {
+		text(s)
+	}
+	body = append(body, 'Z')
+	head := make([]byte, 16, 16+len(body))
+	head[0], head[1], head[2] = 0xda, 0xbb, 0xc2 // a two-way request in Hessian 2.0
+	binary.BigEndian.PutUint32(head[12:], uint32(len(body)))
+	return append(head, body...)
+}
+
+// line is a connection of a caller that never waits: so many calls are under way on it at every moment until it is told to stop.
+type line struct {
+	conn  net.Conn
+	stop  atomic.Bool
+	calls atomic.Int64 // that were answered well
+	done  chan struct{}
+	err   error
+}
+
+// open opens connections to a provider, and begins to call.
+func (l *lifted) open(provider, lines, inFlight int) []*line {
+	l.t.Helper()
+	out := make([]*line, lines)
+	for i := range out {
+		conn, err := l.sidecar.Machine().DialContext(l.t.Context(), "tcp", l.addresses[provider])
+		l.must(err)
+		x := &line{conn: conn, done: make(chan struct{})}
+		out[i] = x
+		go x.run(inFlight)
+		l.t.Cleanup(func() { conn.Close(); <-x.done })
+	}
+	return out
+}
+
+func (x *line) run(inFlight int) {
+	defer close(x.done)
+	request, id := greeting(), uint64(0)
+	call := func() error {
+		id++
+		binary.BigEndian.PutUint64(request[4:], id)
+		_, err := x.conn.Write(request)
+		return err
+	}
+	waiting := map[uint64]bool{}
+	for range inFlight {
+		if x.err = call(); x.err != nil {
+			return
+		}
+		waiting[id] = true
+	}
+	r := bufio.NewReader(x.conn)
+	var head [16]byte
+	for len(waiting) > 0 {
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			x.err = fmt.Errorf("%d calls are not answered: %w", len(waiting), err)
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[12:]))
+		if _, err := io.ReadFull(r, body); err != nil {
+			x.err = err
+			return
+		}
+		if head[2]&0x20 != 0 {
+			continue // a heartbeat, or that the provider ends
+		}
+		answered := binary.BigEndian.Uint64(head[4:])
+		if !waiting[answered] || head[3] != 20 || len(body) == 0 || body[0] != 0x94 && body[0] != 0x91 {
+			x.err = fmt.Errorf("call %d is answered with status %d: %.200q", answered, head[3], body)
+			return
+		}
+		delete(waiting, answered)
+		x.calls.Add(1)
+		if !x.stop.Load() {
+			if x.err = call(); x.err != nil {
+				return
+			}
+			waiting[id] = true
+		}
+	}
+}
+
+// number adds up the numbers of the consumer's sidecar whose names a regular expression finds.
+func (l *lifted) number(ctx context.Context, expression string) (sum int, err error) {
+	body, err := l.sidecar.Admin(ctx, "/stats?format=json&filter="+url.QueryEscape(expression))
+	if err != nil {
+		return 0, err
+	}
+	var page struct {
+		Stats []struct {
+			Value int `json:"value"`
+		} `json:"stats"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return 0, err
+	}
+	for _, s := range page.Stats {
+		sum += s.Value
+	}
+	return sum, nil
+}
+
+// chains returns how many connections to the port the consumer's sidecar has had on each filter chain: lifted, and passing.
+func (l *lifted) chains(ctx context.Context) (lifted, passing int, err error) {
+	if lifted, err = l.number(ctx, `^http\.outbound_0\.0\.0\.0_20880.*downstream_cx_total$`); err == nil {
+		passing, err = l.number(ctx, `^tcp\.isthmus-passthrough\.downstream_cx_total$`)
+	}
+	return lifted, passing, err
+}
+
+// TestModes: a service goes from passing to lifted and back, by configuration, while an ordinary Dubbo consumer and one that never
+// pauses call it on connections of every mode through an Envoy of four workers. No connection ends and no call is lost. What
+// is lifted is routed, or goes where it was addressed, from one call to the next.
+func TestModes(t *testing.T) {
+	lift := func(mode string, callers ...any) map[string]any {
+		return map[string]any{"services": []any{map[string]any{"framework": "dubbo", "mode": mode}}, "callers": callers, "attachments": []string{"tenant"}}
+	}
+	l := newLiftedAs(t, lift(config.ModePassthrough), config.LowerCaller, 4)
+	mark := l.caller.Mark()
+	l.must(l.caller.Rates(map[string]float64{"sayHello": 50}))
+	// All that is dialled is the first provider. Only what is routed comes to the second one.
+	l.must(l.ApplyRule("greet", `apiVersion: governance.isthmus.io/v1alpha1
+kind: RouteRule
+metadata: {name: greet}
+spec:
+  service: {interface: demo.GreetService}
+  routes: [{to: [{labels: {version: v2}}]}]
+`))
+	lifted, passed, err := l.chains(t.Context())
+	l.must(err)
+	if lifted != 0 || passed == 0 {
+		t.Errorf("before anything is lifted, %d connections are, and %d pass", lifted, passed)
+	}
+	draining := func() int {
+		n, err := l.number(t.Context(), `^listener_manager\.total_(listeners|filter_chains)_draining$`)
+		l.must(err)
+		return n
+	}
+	before := draining()
+	const lines, inFlight = 4, 4
+	all := l.open(0, lines, inFlight)
+	// opened opens connections, one after the other until one is of the mode that is wanted, and then more.
+	opened := func(what string, lifted bool) {
+		t.Helper()
+		l.until(what, func(ctx context.Context) error {
+			was, passed, err := l.chains(ctx)
+			if err != nil {
+				return err
+			}
+			x := l.open(0, 1, inFlight)[0]
+			all = append(all, x)
+			for x.calls.Load() < 2*inFlight {
+				select {
+				case <-x.done:
+					t.Fatalf("%s: a connection ends: %v", what, x.err)
+				case <-ctx.Done():
+					return errors.New("a call is not answered")
+				case <-time.After(time.Millisecond):
+				}
+			}
+			is, passes, err := l.chains(ctx)
+			if err == nil && (is > was) != lifted || (passes > passed) == lifted {
+				err = fmt.Errorf("%d new connections are lifted, and %d pass", is-was, passes-passed)
+			}
+			return err
+		})
+		all = append(all, l.open(0, lines-1, inFlight)...)
+	}
+	// routed waits until lifted calls go to the second provider, or no more of them do.
+	second := func() int {
+		n, err := l.served(t.Context(), "")
+		l.must(err)
+		return n[l.addresses[1]]
+	}
+	routed := func(want bool) {
+		t.Helper()
+		before, since := second(), int64(0)
+		l.until(fmt.Sprintf("calls that are routed: %v", want), func(ctx context.Context) error {
+			sum := int64(0)
+			for _, x := range all {
+				sum += x.calls.Load()
+			}
+			if since == 0 {
+				since = sum
+			}
+			now := second()
+			if enough := sum-since > 500; enough && now > before == want {
+				return nil
+			}
+			defer func() { before, since = now, sum }()
+			return fmt.Errorf("of %d calls %d were routed", sum-since, now-before)
+		})
+	}
+
+	l.must(l.configure(lift(config.ModeDialled)))
+	opened("connections that are lifted", true)
+	routed(false)
+	l.must(l.configure(lift("")))
+	routed(true)
+	l.must(l.configure(lift("", map[string]any{"application": "greet-consumer", "mode": config.ModeDialled})))
+	routed(false)
+	l.must(l.configure(lift("", map[string]any{"application": "somebody", "mode": config.ModePassthrough})))
+	routed(true)
+	l.must(l.configure(lift("", map[string]any{"application": "greet-consumer", "mode": config.ModePassthrough})))
+	opened("connections of a caller that pass", false)
+	routed(false)
+	l.must(l.configure(lift(config.ModeLift)))
+	opened("connections that are lifted again", true)
+	routed(true)
+	l.must(l.configure(lift(config.ModePassthrough)))
+	opened("connections that pass again", false)
+	routed(false)
+
+	var g sync.WaitGroup
+	total := int64(0)
+	for _, x := range all {
+		x.stop.Store(true)
+		g.Go(func() { <-x.done })
+	}
+	g.Wait()
+	for i, x := range all {
+		total += x.calls.Load()
+		if x.err != nil {
+			t.Errorf("connection %d, after %d calls: %v", i, x.calls.Load(), x.err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	_, err = l.caller.Quiet(ctx)
+	l.must(err)
+	seconds, faults := l.caller.Since(mark)
+	c := caller.Sum(seconds).Total()
+	if c.OK == 0 || c.Errors+c.Exceptions > 0 {
+		t.Errorf("the consumer says %v %v", caller.Sum(seconds), faults)
+	}
+	t.Logf("%d calls on %d connections that never paused, %d of an ordinary consumer: each was answered well", total, len(all), c.OK)
+	// What drains would be closed, with whatever is under way, when Envoy has waited long enough.
+	if after := draining(); after != before {
+		t.Errorf("%d listeners and filter chains are draining, %d before", after, before)
+	}
+}
