@@ -29,7 +29,7 @@ func (l *LiftOptions) chains(port uint16, o Options) []*networking.EnvoyFilter_E
 	name.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
 		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{ApplicationProtocols: "h2c"},
 	}}
-	pass := patch(networking.EnvoyFilter_FILTER_CHAIN, "", networking.EnvoyFilter_Patch_ADD, object{
+	pass := object{
 		"name": chainPassthrough, "filters": []any{
 			// On outbound connections it lowers nothing, and holds the rules.
 			extension(LowerName, o),
@@ -38,8 +38,7 @@ func (l *LiftOptions) chains(port uint16, o Options) []*networking.EnvoyFilter_E
 				"stat_prefix": chainPassthrough, "cluster": originalCluster, "idle_timeout": "0s",
 			}},
 		},
-	})
-	pass.Match.ObjectTypes = onPort(port)
+	}
 	rest := newConnections(l.chain(port, l.OtherCallers))
 	if l.Virtual.IsValid() {
 		// Who dials a service's own address has to be told a provider in every mode.
@@ -60,13 +59,22 @@ func (l *LiftOptions) chains(port uint16, o Options) []*networking.EnvoyFilter_E
 	for _, name := range []string{"http/1.0", "http/1.1", "h2c"} {
 		http["'"+name+"'"] = chain(chainLifted)
 	}
+	// What the application itself has encrypted nobody can read.
+	encrypted := object{"tls": chain(chainPassthrough)}
 	matcher := object{
-		"matcher_tree": object{"input": input("ApplicationProtocolInput"), "exact_match_map": object{"map": http}},
-		"on_no_match":  object{"matcher": rest},
+		"matcher_tree": object{"input": input("TransportProtocolInput"), "exact_match_map": object{"map": encrypted}},
+		"on_no_match": object{"matcher": object{
+			"matcher_tree": object{"input": input("ApplicationProtocolInput"), "exact_match_map": object{"map": http}},
+			"on_no_match":  object{"matcher": rest},
+		}},
 	}
-	match := patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_MERGE, object{"filter_chain_matcher": matcher})
-	match.Match.ObjectTypes = onPort(port)
-	return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{name, pass, match}
+	inspector := object{"name": "envoy.filters.listener.tls_inspector",
+		"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}
+	// A patch that adds a chain would add it to the listener of all outbound connections, too, whatever port it names (istio.io/istio, listenerMatch).
+	both := patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_MERGE, object{
+		"listener_filters": []any{inspector}, "filter_chains": []any{pass}, "filter_chain_matcher": matcher})
+	both.Match.ObjectTypes = onPort(port)
+	return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{name, both}
 }
 
 // newConnections is what of a port's matcher a mode decides.
@@ -128,7 +136,8 @@ func (l *LiftOptions) callers(o Options) []resource.Resource {
 		var patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch
 		for _, port := range l.Ports {
 			if own := l.chain(port, c.Mode); own != l.chain(port, l.OtherCallers) {
-				p := patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_MERGE, object{"filter_chain_matcher": object{"on_no_match": object{"matcher": newConnections(own)}}})
+				p := patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_MERGE, object{
+					"filter_chain_matcher": object{"on_no_match": object{"matcher": object{"on_no_match": object{"matcher": newConnections(own)}}}}})
 				p.Match.ObjectTypes = onPort(port)
 				patches = append(patches, p)
 			}

@@ -423,6 +423,12 @@ func guess(b []byte) string {
 	return "unknown"
 }
 
+// http tells whether a client's first bytes look like HTTP.
+func http(b []byte) bool {
+	what := guess(b)
+	return what == "http" || what == "http2"
+}
+
 // request decides on the request that vm.frame describes.
 func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (verdict, int) {
 	rt, vm := c.rt, c.rt.vm

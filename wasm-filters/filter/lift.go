@@ -153,6 +153,9 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 	if r.mode == relayUndecided {
 		if !c.recognize(r, in, end) {
 			// Neither: what was kept goes ahead, and the connection is like any other from here on.
+			if rt.rules.lift != nil && c.dir != policy.DirectionServer && !http(in) {
+				rt.metrics.fault(len(vm.protocols), c.dir, faultUnlifted)
+			}
 			if k := len(r.kept[side]); k > n {
 				b.Prepend(r.kept[side][:k-n])
 				n = k
@@ -354,18 +357,19 @@ func (c *Conn) liftCall(r *relay, b []byte) {
 	case f.Len > uint64(c.rt.rules.conf.Limits.MaxFrameBytes):
 		c.liftRefuse(r, protocol.CodeAborted, "frame longer than maxFrameBytes")
 		return
-	case f.Flaw != protocol.FlawNone:
-		c.liftRefuse(r, protocol.CodeAborted, "the request cannot be read: "+f.Flaw.String())
-		return
 	case r.nextID > h2.MaxStream || r.final && r.nextID > r.last:
 		c.liftRefuse(r, protocol.CodeUnavailable, "the connection is about to close")
 		return
 	}
 	var prefix []byte
-	prefix, vm.prefix = r.table.prefix(vm.route, vm.protocols[c.protocol].Codec.Name(), &vm.known, vm.prefix)
+	system := vm.protocols[c.protocol].Codec.Name()
+	if f.Flaw == protocol.FlawNone {
+		prefix, vm.prefix = r.table.prefix(vm.route, system, &vm.known, vm.prefix)
+	}
 	if len(prefix) == 0 {
-		c.liftRefuse(r, protocol.CodeUnavailable, "the service has no host")
-		return
+		// Whatever it is for, its caller has dialled somebody.
+		vm.prefix = appendUnread(vm.prefix[:0], system)
+		prefix = vm.prefix
 	}
 	block := append(vm.block[:0], prefix...)
 	if vm.timeout > 0 {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
@@ -82,6 +83,17 @@ func (t *liftTable) appendPrefix(dst []byte, system string, k *known) []byte {
 		}
 	}
 	return dst
+}
+
+// appendUnread appends the beginning of the header block of a call whose names are not known, or make no host.
+func appendUnread(dst []byte, system string) []byte {
+	var room [64]byte
+	dst = h2.AppendIndexed(dst, h2.IndexMethodPost)
+	dst = h2.AppendIndexed(dst, h2.IndexSchemeHTTP)
+	dst = h2.AppendField(dst, h2.IndexAuthority, append(room[:0], config.AsDialled...))
+	dst = h2.AppendField(dst, h2.IndexPath, append(room[:0], '/'))
+	dst = h2.AppendField(dst, h2.IndexContentType, append(append(room[:0], contentType...), system...))
+	return h2.AppendLiteral(dst, headerProtocol, append(room[:0], system...))
 }
 
 // appendPath appends one segment of a path: what is not unreserved in a URI (RFC 3986) or "$" is escaped, and a segment of dots, too,
