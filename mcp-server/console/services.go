@@ -222,7 +222,8 @@ func (s *Server) problems(r *http.Request) (any, error) {
 		return nil, err
 	}
 	list := api.ProblemList{Items: []api.Problem{}}
-	for _, p := range s.o.Store.Load().Problems {
+	state := s.o.Store.Load()
+	for _, p := range append(slices.Clip(state.Problems), s.faults(state)...) {
 		wanted := func(name, value string) bool { v := q.Get(name); return v == "" || v == value }
 		if !wanted("severity", string(p.Severity)) || !wanted("stage", string(p.Stage)) || !wanted("registry", p.Registry) || !wanted("code", p.Code) {
 			continue

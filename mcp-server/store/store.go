@@ -21,6 +21,7 @@ const (
 	StageTranslate Stage = "translate" // when it was rendered for the mesh
 	StageRules     Stage = "rules"     // in governance rules
 	StageConfig    Stage = "config"    // in mcp-server's configuration
+	StageSidecar   Stage = "sidecar"   // by sidecars, in their traffic
 )
 
 // Problem is a model.Problem with its stage.

@@ -60,7 +60,7 @@ type ConsumerList struct {
 
 // Problem is a fault in somebody's data.
 type Problem struct {
-	Stage string `json:"stage"` // registry, translate, rules, config
+	Stage string `json:"stage"` // registry, translate, rules, config, sidecar
 	model.Problem
 }
 
