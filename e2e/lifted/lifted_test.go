@@ -331,9 +331,6 @@ spec:
 // enough is how many calls a split is held to.
 const enough = 1500
 
-// lastMoments is how many calls may be on their way to a provider that ends, at 150 a second, when the news of its end is late.
-const lastMoments = 15
-
 // TestLifted: an ordinary consumer has one connection to each of two ordinary providers and balances evenly by itself. What becomes of its
 // calls is decided call by call all the same: by nobody, by a RouteRule, by an operator's own VirtualService, and by the end of
 // a provider.
@@ -382,8 +379,8 @@ func TestLifted(t *testing.T) {
 	l.must(l.RemoveIstio("by-hand"))
 	l.routed("sayHello", "v1-or-all", "v2-or-all")
 
-	// A provider that goes takes no call with it, although a route is for it alone: it is out of the sidecar's endpoints before it
-	// stops to listen. Where the machine is so busy that it is not, its callers get the protocol's own error, and only they.
+	// A provider that goes takes no call with it, although a route is for it alone: it says so, and goes on for as long as the sidecar
+	// is connected, which ends with its endpoint there.
 	mark := l.caller.Mark()
 	l.must(l.caller.Rates(map[string]float64{"sayHello": 100, "gold": 50}))
 	_, _, err = l.caller.Next(t.Context(), 1)
@@ -399,15 +396,9 @@ func TestLifted(t *testing.T) {
 	_, err = l.caller.Quiet(ctx)
 	l.must(err)
 	seconds, faults := l.caller.Since(mark)
-	if c := caller.Sum(seconds).Total(); c.OK == 0 || c.Exceptions > 0 || c.Errors > lastMoments {
+	if c := caller.Sum(seconds).Total(); c.OK == 0 || c.Exceptions+c.Errors > 0 {
 		t.Errorf("the consumer says %v %v", caller.Sum(seconds), faults)
 	}
-	for _, f := range faults {
-		if !strings.Contains(f.Message, "isthmus: unavailable") {
-			t.Errorf("the consumer is told %s", f.Message)
-		}
-	}
-	t.Logf("its callers lost %d calls", caller.Sum(seconds).Total().Errors)
 	l.must(l.startProvider(1))
 	l.until("its return", func(ctx context.Context) error { return l.has(ctx, v1, v2) })
 	got = l.split("gold", 100, enough/5)

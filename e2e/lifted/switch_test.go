@@ -217,11 +217,15 @@ spec:
 				since = sum
 			}
 			now := second()
-			if enough := sum-since > 500; enough && now > before == want {
+			calls, there := sum-since, now-before
+			if calls < 500 {
+				return fmt.Errorf("only %d calls so far", calls)
+			}
+			if there > 0 == want {
 				return nil
 			}
-			defer func() { before, since = now, sum }()
-			return fmt.Errorf("of %d calls %d were routed", sum-since, now-before)
+			before, since = now, sum
+			return fmt.Errorf("of %d calls %d were routed", calls, there)
 		})
 	}
 

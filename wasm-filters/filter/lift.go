@@ -49,6 +49,7 @@ type relay struct {
 	held    int  // bytes of requests and responses that wait
 	quiet   policy.Nanos
 	sample  protocol.Frame // what makes a heartbeat
+	leaves  policy.Nanos   // from when the provider gets no new calls that may go elsewhere; 0: it stays
 }
 
 // relaying is what a VM has for relayed connections.
@@ -70,6 +71,7 @@ type relaying struct {
 	route   *route // of the request that frame describes
 	timeout uint32 // how long its caller waits, in milliseconds
 	lowered uint32 // its stream
+	first   bool   // the headers of the stream at hand say that it is the first attempt
 	refused call   // of the call that a policy rejects, what makes the answer
 }
 

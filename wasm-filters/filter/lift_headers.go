@@ -19,6 +19,7 @@ const (
 	headerOneWay   = "x-isthmus-oneway"
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
+	headerAttempt  = "x-envoy-attempt-count" // of a lifted call that Envoy sends on: 1 for the first time
 
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"

@@ -10,6 +10,10 @@ import (
 // Towards it, a call has the number of its stream as its id: no two calls of a connection have the same, and what the provider answers
 // leads back to the stream by itself.
 
+// leaveAfter is how long after a provider has said that it is about to end new calls are sent elsewhere, where they can be: until then
+// it should be known to whoever balances. Dubbo ends after ten seconds.
+const leaveAfter = policy.Nanos(2_000_000_000)
+
 // heartbeatID is the id of our own heartbeats: no stream of a client's has an even number.
 const heartbeatID = 2
 
@@ -62,8 +66,13 @@ func (vm *VM) lowerProtocol(s *h2.Session, b []byte) int {
 // cannot be read.
 func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte) int {
 	p := -1
+	vm.first = false
 	for d.Begin(block); d.Next(); {
 		name := d.Name()
+		if len(name) == len(headerAttempt) && string(name) == headerAttempt {
+			vm.first = millis(d.Value()) == 1
+			continue
+		}
 		if len(name) != len("content-type") || string(name) != "content-type" {
 			continue
 		}
@@ -176,6 +185,8 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	if p == -2 {
 		return false
 	}
+	// Who has tried before may have nobody else to go to.
+	leave := r.leaves > 0 && vm.first && vm.now() >= r.leaves
 	if e := r.streams.find(ev.Stream); e != nil {
 		if ev.End && e.phase == phaseRequest {
 			c.lowerCall(r, e, e.body)
@@ -187,7 +198,7 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	}
 	r.last = ev.Stream
 	switch {
-	case r.final, r.streams.n >= 2*int(c.rt.rules.conf.Limits.MaxInFlight):
+	case leave, r.streams.n >= 2*int(c.rt.rules.conf.Limits.MaxInFlight):
 		r.toDown = h2.AppendReset(r.toDown, ev.Stream, h2.RefusedStream)
 		r.urgent = true
 		return true
@@ -392,9 +403,11 @@ func (c *Conn) lowerUp(r *relay, in []byte) (pos int, _ Action) {
 			r.toUp = codec.AppendAck(r.toUp, f)
 			c.wakeSoon()
 		case protocol.KindEvent:
-			// The provider wants no more calls on this connection.
-			r.final = true
-			vm.wire = h2.AppendGoAway(vm.wire, r.last, h2.NoError)
+			// The provider is about to end, and gives who calls it time to hear of that from the registry. It ends at once when its
+			// connections do (Dubbo's HeaderExchangeServer.isRunning), so this one is not what ends.
+			if r.leaves == 0 {
+				r.leaves = vm.now() + leaveAfter
+			}
 		}
 	}
 	vm.wire = append(vm.wire, r.toDown...)
