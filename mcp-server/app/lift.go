@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -9,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
@@ -48,6 +50,31 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed, Ports: l.Ports, Mode: liftModes[spec.Mesh.Lift.Services[l.Selector].Mode]})
 	}
 	return o
+}
+
+// lifts say what becomes of the services that can be lifted.
+func lifts(t *translate.Translation, spec *config.Spec) map[model.Key]*store.Lift {
+	if len(t.Lifted) == 0 {
+		return nil
+	}
+	callers := map[string]string{}
+	for _, c := range spec.Mesh.Lift.Callers {
+		callers[c.Application] = cmp.Or(c.Mode, config.ModeLift)
+	}
+	out := map[model.Key]*store.Lift{}
+	for _, l := range t.Lifted {
+		s := &spec.Mesh.Lift.Services[l.Selector]
+		out[l.Key] = &store.Lift{Mode: cmp.Or(s.Mode, config.ModeLift), Callers: callers, Lower: cmp.Or(s.Lower, config.LowerCaller)}
+	}
+	return out
+}
+
+// subsets are those that sidecars ask for.
+func (p *pipeline) subsets() map[string]map[string][]string {
+	if p.endpoints == nil {
+		return nil
+	}
+	return p.endpoints.Asked()
 }
 
 // routed are the services that routes may be for, none where there are no routes.

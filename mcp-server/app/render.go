@@ -17,6 +17,8 @@ import (
 type Rendered struct {
 	Set        resource.Set
 	Hosts      map[model.Key][]store.Host
+	Lifts      map[model.Key]*store.Lift
+	Routes     map[governance.ID][]store.Route
 	Generation string          // of the filter's configuration; "" where there is no filter
 	Problems   []store.Problem // of all stages but the configuration
 	// Endpoints are those of lifted services, which do not go through istiod.
@@ -53,7 +55,12 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Lifts: lifts(t, spec), Routes: map[governance.ID][]store.Route{}, Endpoints: lifted}
+	for id, list := range routes.Rules {
+		for _, r := range list {
+			out.Routes[id] = append(out.Routes[id], store.Route(r))
+		}
+	}
 	if g.Set.Len()+lifting.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}

@@ -20,10 +20,7 @@ var unread = map[string]struct{ code, message string }{
 
 // faults are the Problems that sidecars have with their traffic.
 func (s *Server) faults(state *store.State) []store.Problem {
-	if s.o.Traffic == nil {
-		return nil
-	}
-	report := s.o.Traffic()
+	report := s.report()
 	apps, urls := s.applications(state), map[string]string{}
 	for _, t := range report.Targets {
 		urls[t.Name] = t.URL
@@ -45,4 +42,12 @@ func (s *Server) faults(state *store.State) []store.Problem {
 			Severity: model.SeverityWarning, Place: place, Code: what.code, Message: fmt.Sprintf(what.message, f.Total, f.System)}})
 	}
 	return out
+}
+
+// report is the traffic of the last seconds, nothing where nobody looks at it.
+func (s *Server) report() telemetry.Report {
+	if s.o.Traffic == nil {
+		return telemetry.Report{}
+	}
+	return s.o.Traffic()
 }
