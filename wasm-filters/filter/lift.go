@@ -730,6 +730,11 @@ func (c *Conn) sweepRelay(now policy.Nanos) {
 			c.lowerRemove(r, e)
 		}
 	}
+	if r.mode == relayLower && r.leaves > 0 && r.streams.n == 0 && now-max(r.leaves, r.quiet) >= leaveAfter {
+		c.ending = true // nobody calls any more, and the provider need not wait for us
+		c.wakeSoon()
+		return
+	}
 	if r.mode == relayLower && c.lowerHeartbeat(r, now) || len(r.toUp) > owed {
 		c.wakeSoon()
 	}
