@@ -17,7 +17,9 @@ import (
 // The names of the resources that lift services, and of what they put into sidecars.
 const (
 	LiftName  = "isthmus-lift"  // the extension that makes HTTP/2 of calls, and the EnvoyFilter
-	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again, and the internal listener that does so for callers
+	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again at providers, and the internal listener that does so for callers
+	// LowerCallerName is that listener's extension. It stands nowhere else: without the filter HTTP/2 would reach providers.
+	LowerCallerName = "isthmus-lower-caller"
 
 	xdsCluster      = "isthmus-xds"                  // our endpoint discovery service
 	originalCluster = "isthmus-original-destination" // where the internal listeners send calls
@@ -99,8 +101,13 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	lift, problems := l.plugin()
 	lifting, lowering := c.Plugin, c.Plugin
 	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
-	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
+	// Without the filter, what follows it could make nothing of what comes: connections end, so that whoever opened them knows.
+	closed := o
+	closed.FailClosed = true
+	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, closed)
 	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
+	here := plugin.Plugin{Generation: c.Plugin.Generation, Protocols: c.Plugin.Protocols, Limits: c.Plugin.Limits, Metrics: c.Plugin.Metrics, Lower: new(plugin.Lower)}
+	resources = append(resources, named(LowerCallerName, types.WorkloadMode_SERVER, mustRender(&here), []uint16{nowhere}, closed)...)
 	resources = append(resources, resource.Resource{
 		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
 		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
@@ -195,6 +202,10 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 	return patches
 }
 
+// nowhere is the port of an extension that no listener of istiod's is to have: one that nobody serves (tcpmux, RFC 1078). istiod hands out its
+// configuration to whoever asks for it by name all the same.
+const nowhere = 1
+
 // lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol.
 func lowerListener(name string, o Options) object {
 	return object{
@@ -202,7 +213,7 @@ func lowerListener(name string, o Options) object {
 		"listener_filters": []any{object{"name": originalDst,
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
 		"filter_chains": []any{object{"filters": []any{
-			extension(LowerName, o),
+			extension(LowerCallerName, o),
 			object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 				"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
 				"stat_prefix": name, "cluster": originalCluster, "idle_timeout": "0s",
