@@ -36,8 +36,8 @@ func TestLowerAbsent(t *testing.T) {
 					t.Errorf("it took %v", d)
 				}
 			}
-			if n := p.conns.Load(); n > 0 {
-				t.Errorf("%d connections have reached the provider", n)
+			if n := p.calls.Load(); n > 0 {
+				t.Errorf("%d calls have reached the provider", n)
 			}
 			b, f := dial(t, passing).call(7)
 			wantOK(t, b, f)

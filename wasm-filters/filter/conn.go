@@ -429,26 +429,31 @@ func http(b []byte) bool {
 	return what == "http" || what == "http2"
 }
 
-// request decides on the request that vm.frame describes.
-func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (verdict, int) {
+// seen is what describe has seen of a request's attachments.
+type seen struct {
+	readable      bool // they can be read at all
+	read, visited bool // to their end; as far as it went
+}
+
+// describe finds out what the request is that vm.frame describes and b begins with: vm.known, vm.timeout, vm.route, and where calls are
+// lifted, vm.collect. The route is nil where it takes more of the frame: need bytes.
+func (c *Conn) describe(side Side, b []byte) (r *route, dir policy.Direction, s seen, need int) {
 	rt, vm := c.rt, c.rt.vm
-	f, m := &vm.frame, &rt.metrics
+	f := &vm.frame
 	p := &vm.protocols[c.protocol]
 	k := &vm.known
 	k.service, k.version, k.group = f.Service.Of(b), f.Version.Of(b), f.Group.Of(b)
 	k.method, k.caller = f.Method.Of(b), f.Caller.Of(b)
 	timeout := f.TimeoutMillis
 	vm.headRead = true
-	limits := &rt.rules.conf.Limits
-	readable := f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes)
-	read, visited := false, false // the attachments, to their end; as far as it went
+	s.readable = f.Flaw == protocol.FlawNone && f.Len <= uint64(rt.rules.conf.Limits.MaxInspectBytes)
 	vm.lifting = c.lifting()
-	if (p.late() || vm.lifting != nil) && readable {
+	if (p.late() || vm.lifting != nil) && s.readable {
 		if uint64(len(b)) < f.Len {
-			return more, int(f.Len)
+			return nil, 0, s, int(f.Len)
 		}
 		a := &vm.attachment
-		read, visited = a.read(vm, rt.rules, c.protocol, b), true
+		s.read, s.visited = a.read(vm, rt.rules, c.protocol, b), true
 		if vm.lifting != nil {
 			vm.lifting.finish()
 		}
@@ -463,11 +468,12 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.timeout = timeout
-	dir, back := c.dir, side == Upstream
+	dir = c.dir
+	back := side == Upstream
 	if back {
 		dir = reverse(dir)
 	}
-	r := c.last[side]
+	r = c.last[side]
 	if r == nil || r.epoch != rt.epoch || !r.is(c.protocol, dir, back, k) {
 		var shared bool
 		if r, shared = rt.route(c.protocol, dir, back, k); !shared {
@@ -475,6 +481,20 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.route = r
+	return r, dir, s, 0
+}
+
+// request decides on the request that vm.frame describes.
+func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (verdict, int) {
+	rt, vm := c.rt, c.rt.vm
+	f, m := &vm.frame, &rt.metrics
+	p := &vm.protocols[c.protocol]
+	r, dir, s, need := c.describe(side, b)
+	if r == nil {
+		return more, need
+	}
+	timeout, limits := vm.timeout, &rt.rules.conf.Limits
+	readable, read, visited := s.readable, s.read, s.visited
 	if r.chain != nil && (r.chain.asks && readable && !visited || r.chain.delays && f.Len <= uint64(limits.MaxInspectBytes)) && uint64(len(b)) < f.Len {
 		return more, int(f.Len)
 	}
@@ -497,6 +517,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.call.Marks = 0
+	vm.delayed = false
 	then := pass
 	if r.chain != nil {
 		v := c.decide(r, dir, now, read, ours)
@@ -504,8 +525,8 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 			return c.reject(side, out, pos, r, v, now), 0
 		}
 		if v.Delay > 0 {
-			if ours && c.relay == nil && uint64(len(b)) >= f.Len && c.delay(b[:f.Len], now+v.Delay) {
-				then = replace // by nothing, for now
+			if ours && uint64(len(b)) >= f.Len && (c.relay == nil || c.relay.delays(f.Len)) && c.delay(b[:f.Len], now+v.Delay) {
+				then, vm.delayed = replace, true // by nothing, for now
 			} else {
 				m.fault(c.protocol, c.dir, faultUndelayed)
 			}

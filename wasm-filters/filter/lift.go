@@ -71,6 +71,7 @@ type relaying struct {
 	route   *route // of the request that frame describes
 	timeout uint32 // how long its caller waits, in milliseconds
 	lowered uint32 // its stream
+	delayed bool   // the request at hand is delayed
 	first   bool   // the headers of the stream at hand say that it is the first attempt
 	refused call   // of the call that a policy rejects, what makes the answer
 }
@@ -149,6 +150,9 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 		return Continue, false
 	}
 	vm.ticked = false
+	if end && side == Downstream {
+		c.hasten()
+	}
 	in := c.gather(r, side, b, n)
 	vm.wire = vm.wire[:0]
 	done, action := 0, Continue
@@ -191,10 +195,18 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 	if cap(vm.wire) > 4<<20 {
 		vm.wire = nil // an exception, not worth its memory
 	}
-	if side == Downstream {
-		return Yield, true
+	switch {
+	case side == Upstream:
+		return Continue, true
+	case len(c.delays) > 0:
+		return Linger, true
 	}
-	return Continue, true
+	return Yield, true
+}
+
+// delays tells whether a request of so many bytes can wait on the connection: one that is lifted leaves at once, when its time has come.
+func (r *relay) delays(n uint64) bool {
+	return r.mode == relayLower || n <= uint64(max(0, min(r.session.InitialWindow, h2.DefaultWindow)))
 }
 
 // gather returns what is to be read: what was kept, and the buffer.
@@ -296,6 +308,9 @@ func (c *Conn) liftDown(r *relay, in []byte) (pos int, _ Action) {
 	r.toUp = r.toUp[:0]
 	r.blocked = false
 	s := &r.session
+	if len(c.delays) > 0 {
+		c.liftDelayed(r)
+	}
 	for pos < len(in) {
 		if r.rest > 0 {
 			k := min(r.rest, uint64(len(in)-pos))
@@ -350,6 +365,34 @@ func (c *Conn) liftDown(r *relay, in []byte) (pos int, _ Action) {
 	}
 	r.urgent = false
 	return pos, Continue
+}
+
+// liftDelayed begins the streams of the requests whose time has come, as far as they may. They may do so in the middle of another one.
+func (c *Conn) liftDelayed(r *relay) {
+	vm, s := c.rt.vm, &r.session
+	now, n := vm.now(), 0
+	current, rest, window := r.current, r.rest, r.window
+	for ; n < len(c.delays) && c.delays[n].due <= now; n++ {
+		frame := c.delays[n].frame
+		if uint32(r.streams.n) >= s.MaxStreams || min(s.SendWindow, s.InitialWindow) < int64(len(frame)) {
+			r.blocked = true
+			break
+		}
+		if need, err := vm.protocols[c.protocol].Codec.Decode(&vm.frame, frame); need == 0 && err == nil {
+			if route, _, _, _ := c.describe(Downstream, frame); route != nil {
+				r.current = 0
+				if c.liftCall(r, frame); r.current != 0 {
+					vm.wire = h2.AppendData(vm.wire, r.current, frame, true)
+					s.SendWindow -= int64(len(frame))
+				}
+			}
+		}
+		c.delayedBytes -= len(frame)
+		vm.holds.put(frame)
+	}
+	r.current, r.rest, r.window = current, rest, window
+	c.delays = c.delays[:copy(c.delays, c.delays[n:])]
+	clear(c.delays[len(c.delays) : len(c.delays)+n])
 }
 
 // liftCall begins a stream for the request that vm.frame describes and b begins with; c.request has seen it.
@@ -460,13 +503,13 @@ func (c *Conn) liftUp(r *relay, in []byte) (pos int, _ Action) {
 			c.liftGoAway(r, uint32(ev.N))
 		}
 	}
-	if r.streams.n == 0 && (r.final || r.nextID > lateStream) && len(r.kept[Downstream]) == 0 && r.rest == 0 {
+	if r.streams.n == 0 && len(c.delays) == 0 && (r.final || r.nextID > lateStream) && len(r.kept[Downstream]) == 0 && r.rest == 0 {
 		// Nothing is under way: the client may as well begin again.
 		c.ending = true
 		c.wakeSoon()
 		return pos, Continue
 	}
-	if hurry || r.blocked && r.session.SendWindow > 0 && (r.current == 0 || r.window > 0) {
+	if hurry || r.blocked && r.session.SendWindow > 0 && (r.current == 0 || r.window > 0 || len(c.delays) > 0) {
 		c.wakeSoon()
 	}
 	return pos, Continue
@@ -677,7 +720,7 @@ func (c *Conn) Wake(b Buffer) Action {
 	if r == nil || c.blind || r.mode == relayUndecided {
 		return Continue
 	}
-	if c.ending && r.streams.n == 0 && len(r.kept[Downstream]) == 0 && r.rest == 0 {
+	if c.ending && r.streams.n == 0 && len(c.delays) == 0 && len(r.kept[Downstream]) == 0 && r.rest == 0 {
 		c.blind = true
 		return Close
 	}
@@ -730,7 +773,7 @@ func (c *Conn) sweepRelay(now policy.Nanos) {
 			c.lowerRemove(r, e)
 		}
 	}
-	if r.mode == relayLower && r.leaves > 0 && r.streams.n == 0 && now-max(r.leaves, r.quiet) >= leaveAfter {
+	if r.mode == relayLower && r.leaves > 0 && r.streams.n == 0 && len(c.delays) == 0 && now-max(r.leaves, r.quiet) >= leaveAfter {
 		c.ending = true // nobody calls any more, and the provider need not wait for us
 		c.wakeSoon()
 		return

@@ -113,6 +113,9 @@ func (c *Conn) lowerDown(r *relay, in []byte) (pos int, _ Action) {
 		vm.wire = append(vm.wire, r.toUp...)
 		r.toUp = r.toUp[:0]
 	}
+	if len(c.delays) > 0 {
+		vm.wire = c.resend(vm.wire, vm.now())
+	}
 	if !r.begun {
 		pos = len(h2.Preface)
 		r.begun = true
@@ -265,15 +268,19 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	r.sample = protocol.Frame{Flags: f.Flags, Serialization: f.Serialization, Variant: f.Variant}
 	codec.SetID(body, f, uint64(e.stream))
 	f.ID = uint64(e.stream)
-	now := vm.now()
+	now, waits := vm.now(), false
 	if r.governs {
 		vm.lowered = e.stream
-		if v, _ := c.request(Downstream, body, &vm.out, 0, true); v == replace {
+		v, _ := c.request(Downstream, body, &vm.out, 0, true)
+		if v == replace && !vm.delayed {
 			return
 		}
 		e.deadline = max(e.deadline, now+timeoutOf(vm.timeout))
+		waits = v == replace
 	}
-	vm.wire = append(vm.wire, body...)
+	if !waits {
+		vm.wire = append(vm.wire, body...)
+	}
 	r.quiet = now
 	if f.Kind == protocol.KindOneWay {
 		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone)
