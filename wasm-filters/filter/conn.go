@@ -550,7 +550,8 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	}
 	e := t.add(&vm.tables, f.ID)
 	e.route, e.start = r, now
-	e.deadline = now + policy.Nanos(max(limits.CallTimeoutMillis, min(timeout, maxCallTimeout)))*1_000_000
+	e.retry = min(timeout, maxCallTimeout)
+	e.deadline = now + policy.Nanos(patience(limits.CallTimeoutMillis, e.retry))*1_000_000
 	if vm.call.Marks != 0 {
 		e.chain, e.marks = r.chain, vm.call.Marks
 	}
@@ -558,6 +559,19 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	m.touch(r.timing)
 	return then, 0
 }
+
+// patience returns for how many milliseconds a call is followed whose caller waits for timeout, 0 where it does not say. Once that has given up,
+// the provider may still be at it, or may have thrown the request away without a word (Bolt's dispatcher, RpcRequestProcessor): as much
+// time again, and five seconds at least, and then limit has the say.
+func patience(limit, timeout uint32) uint32 {
+	if timeout == 0 {
+		return limit
+	}
+	return max(timeout, min(limit, timeout+max(timeout, 5000)))
+}
+
+// late is how long after its caller's timeout a response is still in time: Dubbo looks at its timeouts every 30 ms.
+const late = policy.Nanos(50_000_000)
 
 // maxCallTimeout bounds in milliseconds how long a call itself may ask to be waited for.
 const maxCallTimeout = 3_600_000
@@ -653,9 +667,13 @@ func (c *Conn) finish(side Side, i int, o protocol.Outcome, now policy.Nanos) {
 		return
 	}
 	r, m := e.route, &c.rt.metrics
-	m.count(r.series, o, 1)
 	d := now - e.start
-	if o != protocol.OutcomeNoResponse && o != protocol.OutcomeClosed {
+	returned := o != protocol.OutcomeNoResponse && o != protocol.OutcomeClosed
+	if e.retry > 0 && o != protocol.OutcomeClosed && d > policy.Nanos(e.retry)*1_000_000+late {
+		o = protocol.OutcomeTimeout // whatever came, its caller had given up
+	}
+	m.count(r.series, o, 1)
+	if returned {
 		r.timing.observe(d)
 	}
 	r.timing.inFlight--
