@@ -53,8 +53,8 @@ type Subset struct {
 
 // Routes is what becomes of the RouteRules.
 type Routes struct {
-	Set      resource.Set        // a VirtualService and, where there are groups, a DestinationRule for each host
-	Subsets  map[string][]Subset // of lifted services, by host
+	Set     resource.Set        // a VirtualService and, where there are groups, a DestinationRule for each host
+	Subsets map[string][]Subset // of lifted services, by host
 	// Rules say what each rule became.
 	Rules    map[ID][]RoutedHost
 	Problems []model.Problem
