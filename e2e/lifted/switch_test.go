@@ -2,7 +2,9 @@ package lifted_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -10,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +20,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
+	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 )
 
 // greeting is a call of demo.GreetService.sayHello as Dubbo writes it, in Hessian 2.0.
@@ -141,6 +145,64 @@ func (l *lifted) chains(ctx context.Context) (lifted, passing int, err error) {
 	return lifted, passing, err
 }
 
+// ask reads a page of mcp-server's API.
+func ask[T any](ctx context.Context, l *lifted, path string) (out T, err error) {
+	body, err := l.API(ctx, path)
+	if err == nil {
+		err = json.Unmarshal(body, &out)
+	}
+	return out, err
+}
+
+// unreadable makes calls on lifted connections that the filter can make nothing of: they reach whom they were addressed to all the same, and
+// are Problems.
+func (l *lifted) unreadable() {
+	l.t.Helper()
+	dial := func() net.Conn {
+		conn, err := l.sidecar.Machine().DialContext(l.t.Context(), "tcp", l.addresses[0])
+		l.must(err)
+		l.t.Cleanup(func() { conn.Close() })
+		l.must(conn.SetDeadline(time.Now().Add(within)))
+		return conn
+	}
+	strange := greeting()
+	strange[2] = strange[2]&0xe0 | 21 // a serialization that neither the filter knows nor, without more, Dubbo
+	conn, answer := dial(), make([]byte, 16)
+	_, err := conn.Write(strange)
+	l.must(err)
+	_, err = io.ReadFull(conn, answer)
+	l.must(err)
+	body := make([]byte, binary.BigEndian.Uint32(answer[12:]))
+	_, err = io.ReadFull(conn, body)
+	l.must(err)
+	if answer[0] != 0xda || bytes.Contains(body, []byte("isthmus: ")) {
+		l.t.Errorf("a request in an unknown serialization is answered with status %d: %.200q", answer[3], body)
+	}
+	_, before, err := l.chains(l.t.Context())
+	l.must(err)
+	// It never ends: the provider speaks no TLS. But it gets there.
+	encrypted := dial()
+	go func() { _ = tls.Client(encrypted, &tls.Config{InsecureSkipVerify: true}).Handshake() }()
+	l.until("an encrypted connection to pass", func(ctx context.Context) error {
+		_, passing, err := l.chains(ctx)
+		if err == nil && passing == before {
+			err = errors.New("it does not")
+		}
+		return err
+	})
+	l.until("the Problems", func(ctx context.Context) error {
+		list, err := ask[api.ProblemList](ctx, l, "/api/v1/problems?stage=sidecar")
+		var codes []string
+		for _, p := range list.Items {
+			codes = append(codes, p.Code)
+		}
+		if err == nil && !(slices.Contains(codes, "Unreadable") && slices.Contains(codes, "Encrypted")) {
+			err = fmt.Errorf("there are %q", codes)
+		}
+		return err
+	})
+}
+
 // TestModes: a service goes from lifted to passing and back, by configuration, while an ordinary Dubbo consumer and one that never
 // pauses call it on connections of every mode through an Envoy of four workers. No connection ends and no call is lost. What
 // is lifted is routed, or goes where it was addressed, from one call to the next.
@@ -149,8 +211,6 @@ func TestModes(t *testing.T) {
 		return map[string]any{"services": []any{map[string]any{"framework": "dubbo", "mode": mode}}, "callers": callers, "attachments": []string{"tenant"}}
 	}
 	l := newLiftedAs(t, lift(""), config.LowerCaller, 4)
-	mark := l.caller.Mark()
-	l.must(l.caller.Rates(map[string]float64{"sayHello": 50}))
 	// All that is dialled is the first provider. Only what is routed comes to the second one.
 	l.must(l.ApplyRule("greet", `apiVersion: governance.isthmus.io/v1alpha1
 kind: RouteRule
@@ -159,6 +219,9 @@ spec:
   service: {interface: demo.GreetService}
   routes: [{to: [{labels: {version: v2}}]}]
 `))
+	l.routed("sayHello", "v2-or-all") // until then a call may meet the route before its cluster
+	mark := l.caller.Mark()
+	l.must(l.caller.Rates(map[string]float64{"sayHello": 50}))
 	lifted, passed, err := l.chains(t.Context())
 	l.must(err)
 	if lifted == 0 || passed > 0 {
@@ -230,6 +293,18 @@ spec:
 	}
 
 	routed(true)
+	l.until("the API to say so", func(ctx context.Context) error {
+		svc, err := ask[api.ServiceDetail](ctx, l, "/api/v1/services/dubbo%2Fdemo.GreetService:1.0.0:g1")
+		if err != nil {
+			return err
+		}
+		rule, err := ask[api.RuleDetail](ctx, l, "/api/v1/rules/RouteRule/default/greet")
+		if err == nil && (svc.Lift == nil || svc.Lift.Lifted != 1 || svc.Lift.Of != 1 || svc.Lift.Since.IsZero() || rule.Effective.State != api.EffectiveEnforced || len(rule.Effective.Routes) != 1) {
+			err = fmt.Errorf("lifted %+v, routed %+v", svc.Lift, rule.Effective)
+		}
+		return err
+	})
+	l.unreadable()
 	l.must(l.configure(lift(config.ModePassthrough)))
 	opened("connections that pass", false)
 	routed(false)

@@ -123,6 +123,9 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 // plugin is what the filter is told at callers.
 func (l *LiftOptions) plugin() (lift *plugin.Lift, problems []model.Problem) {
 	lift = &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments, Applications: l.applications()}
+	if l.Virtual.IsValid() {
+		lift.VirtualAddresses = l.Virtual.String()
+	}
 	for _, h := range l.Hosts {
 		if h.Mode != LiftRouted {
 			h.Host, h.Hashed = plugin.AsDialled, true

@@ -42,7 +42,7 @@ var full = Plugin{
 		Type: ThrottleRate, Threshold: 4294967295, IntervalMillis: 86400000, Burst: 2, WarmUp: WarmUp{PeriodMillis: 1, ColdFactor: 2},
 	}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}},
 		{Rule: Rule{Name: "ns/c"}, Global: Global{Cluster: "limits", Authority: "limits.example.org", Domain: "shop", SyncMillis: 50, StalenessMillis: 60}}},
-	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"}, Applications: Match{NotIn: []string{"web"}},
+	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"}, Applications: Match{NotIn: []string{"web"}}, VirtualAddresses: "240.64.0.0/10",
 		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
 	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000},
 }

@@ -14,6 +14,7 @@ func TestLift(t *testing.T) {
 		`{"lift":null,"lower":[]}`:                             {"lift: must be an object", "lower: must be an object"},
 		`{"lift":{"mode":1},"lower":{"x":1}}`:                  {"lift.mode: unknown field", "lower.x: unknown field"},
 		`{"lift":{"applications":{"in":["a"],"notIn":["b"]}}}`: {"lift.applications: has more than one of exact, prefix, regex, in and notIn"},
+		`{"lift":{"virtualAddresses":"240.64.0.0/33"}}`:        {"lift.virtualAddresses: must be a network, such as 240.64.0.0/10"},
 		`{"lift":{"suffix":".a"}}`:                             {"lift.suffix: must be a DNS name in lower case"},
 		`{"lift":{"suffix":"A"}}`:                              {"lift.suffix: must be a DNS name in lower case"},
 		`{"lift":{"suffix":"a."}}`:                             {"lift.suffix: must be a DNS name in lower case"},

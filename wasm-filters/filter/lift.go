@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
 )
@@ -34,6 +35,9 @@ type relay struct {
 
 	// Lift.
 	table   *liftTable
+	dialled match.Address // what the client has dialled, once a table has asked for it; dials says that it is known
+	knows   bool
+	dials   bool
 	nextID  uint32
 	window  int64 // of the stream current
 	blocked bool  // kept waits for a window, or for a stream to end
@@ -273,7 +277,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 			}
 			c.protocol = i
 			rt.metrics.plain[i][c.dir].connections.n++
-			r.mode, r.table, r.nextID = relayLift, rt.rules.lift, 1
+			r.mode, r.table, r.nextID = relayLift, c.liftTable(rt.rules.lift), 1
 			vm.wire = r.session.Begin(vm.wire, false, 0)
 			return true
 		case protocol.MatchMore:
@@ -281,6 +285,24 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 		}
 	}
 	return false
+}
+
+// liftTable returns the table for the connection, whose callback is at hand or was before.
+func (c *Conn) liftTable(t *liftTable) *liftTable {
+	if t.routed == nil {
+		return t
+	}
+	r := c.relay
+	if !r.knows {
+		vm := c.rt.vm
+		vm.line = vm.host.DialledAddress(vm.line[:0])
+		r.dialled, r.dials = match.ParsePeer(vm.line)
+		r.knows = true
+	}
+	if r.dials && t.virtual.Contains(&r.dialled) {
+		return t.routed
+	}
+	return t
 }
 
 // lifting returns what gathers the attachments of the connection's calls, nil if they are not lifted.
@@ -302,7 +324,7 @@ func (c *Conn) relayer() protocol.Relayer {
 func (c *Conn) liftDown(r *relay, in []byte) (pos int, _ Action) {
 	vm := c.rt.vm
 	if t := c.rt.rules.lift; t != nil {
-		r.table = t
+		r.table = c.liftTable(t)
 	}
 	vm.wire = append(vm.wire, r.toUp...)
 	r.toUp = r.toUp[:0]

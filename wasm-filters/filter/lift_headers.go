@@ -46,15 +46,15 @@ type liftBlock struct {
 // prefix returns the beginning of the header block of the calls that k describes. It is kept with the route; shared tells that the
 // route is not.
 func (t *liftTable) prefix(r *route, system string, k *known, scratch []byte) (block, _ []byte) {
-	if r.lift != nil && r.lift.table == t {
-		return r.lift.block, scratch
+	if kept := r.lift[t.index]; kept != nil && kept.table == t {
+		return kept.block, scratch
 	}
 	scratch = t.appendPrefix(scratch[:0], system, k)
 	if len(scratch) > maxLiftBlock-maxAttachmentBlock-256 {
 		scratch = scratch[:0]
 	}
 	if r.hash != 0 { // one that is remembered
-		r.lift = &liftBlock{table: t, block: append([]byte(nil), scratch...)}
+		r.lift[t.index] = &liftBlock{table: t, block: append([]byte(nil), scratch...)}
 	}
 	return scratch, scratch
 }

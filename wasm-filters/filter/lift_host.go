@@ -4,6 +4,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 )
 
 // The host of a service follows from its names by the rule of mcp-server's translate.Naming, which is written down there. It is
@@ -25,6 +26,10 @@ type liftTable struct {
 	hosts   map[config.Host]string
 	headers []string // of conf.Attachments
 	dialled bool     // all calls go where they are addressed
+	// routed is the table for connections to services' own addresses, where none can; nil where it would be the same.
+	routed  *liftTable
+	virtual match.Network
+	index   int // 1 for routed
 }
 
 // newLiftTable makes conf ready for the workloads of app, which may be "".
@@ -40,6 +45,19 @@ func newLiftTable(conf *config.Lift, app string) *liftTable {
 	}
 	applications := conf.Applications.Strings()
 	t.dialled = !applications.Matches([]byte(app))
+	var ok bool
+	if t.virtual, ok = match.ParseNetwork(conf.VirtualAddresses); ok {
+		own := *t
+		own.dialled, own.index, own.hosts = false, 1, make(map[config.Host]string)
+		for key, h := range t.hosts {
+			if h != config.AsDialled {
+				own.hosts[key] = h
+			}
+		}
+		if t.dialled || len(own.hosts) < len(t.hosts) {
+			t.routed = &own
+		}
+	}
 	return t
 }
 

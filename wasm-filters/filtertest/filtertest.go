@@ -17,6 +17,7 @@
 //	close NAME                    the connection is gone
 //	tick DURATION                 the clock advances, then the plugin's timer fires; prints what leaves the filter on account of it
 //	advance DURATION              the clock advances
+//	dialled [ADDRESS]             what the connections that follow are opened to: 10.0.0.1:80
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	metrics [PREFIX …]            prints the metrics that are not zero, of those names
 //	logs                          prints the lines logged since the last time
@@ -80,12 +81,14 @@ type World struct {
 	App   string // the workload's application
 	// Peer and Identity are the address, with its port, and the URI SAN of who opens connections from now on.
 	Peer, Identity string
-	values         []value
-	names          map[string]filter.Metric
-	logs           []string
-	shared         map[string]*entry
-	mark           uint32
-	Calls          int // of the host, by the filter
+	// Dialled is the address, with its port, that they open them to.
+	Dialled string
+	values  []value
+	names   map[string]filter.Metric
+	logs    []string
+	shared  map[string]*entry
+	mark    uint32
+	Calls   int // of the host, by the filter
 	// Away says that services cannot be asked.
 	Away      bool
 	questions []Question
@@ -266,10 +269,10 @@ type nativeHost struct {
 	rig *Native
 }
 
-// A peer is who opened a connection.
-type peer struct{ address, identity string }
+// A peer is who opened a connection, and to what.
+type peer struct{ address, identity, dialled string }
 
-func (w *World) peer() peer { return peer{w.Peer, w.Identity} }
+func (w *World) peer() peer { return peer{w.Peer, w.Identity, w.Dialled} }
 
 func (h nativeHost) Now() policy.Nanos                 { h.Calls++; return h.Clock }
 func (h nativeHost) Log(l filter.Level, line []byte)   { h.log(l, string(line)) }
@@ -280,6 +283,10 @@ func (h nativeHost) Set(m filter.Metric, v uint64)     { h.set(m, v) }
 func (h nativeHost) PeerAddress(dst []byte) []byte {
 	h.Calls++
 	return append(dst, h.rig.peer.address...)
+}
+func (h nativeHost) DialledAddress(dst []byte) []byte {
+	h.Calls++
+	return append(dst, h.rig.peer.dialled...)
 }
 func (h nativeHost) PeerIdentity(dst []byte) []byte {
 	h.Calls++

@@ -341,6 +341,10 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			v = []byte("isthmus")
 		case "xds.node.metadata.LABELS.app":
 			v = []byte(r.world.App)
+		case "destination.address":
+			if r.data != nil && r.data.id == r.current {
+				v = []byte(r.data.peer.dialled)
+			}
 		case "source.address", "connection.uri_san_peer_certificate":
 			if r.data != nil && r.data.id == r.current {
 				v = []byte(r.data.peer.address)
