@@ -120,3 +120,47 @@ func TestPatchesAreXDS(t *testing.T) {
 		t.Errorf("patches are for %v", seen)
 	}
 }
+
+// Envoy keeps connections only while nothing of a listener changes but its matcher: so nothing else may differ between modes.
+func TestModesDifferInMatchersOnly(t *testing.T) {
+	patches := func(mode, others LiftMode) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+		l := LiftOptions{Hosts: []LiftedHost{{Host: "demo.greet.dubbo.isthmus", Ports: []uint16{20880}, Mode: mode}}, Ports: []uint16{20880}, OtherCallers: others,
+			Virtual: netip.MustParsePrefix("240.64.0.0/10"), XDS: XDS{Host: "10.0.0.5", Port: 15992}}
+		return l.patches(options)
+	}
+	without := func(p *networking.EnvoyFilter_EnvoyConfigObjectPatch) (rest *networking.EnvoyFilter_EnvoyConfigObjectPatch, matcher string) {
+		rest = proto.Clone(p).(*networking.EnvoyFilter_EnvoyConfigObjectPatch)
+		if m, ok := rest.Patch.Value.Fields["filter_chain_matcher"]; ok {
+			delete(rest.Patch.Value.Fields, "filter_chain_matcher")
+			return rest, protojson.Format(m)
+		}
+		return rest, ""
+	}
+	base := patches(LiftRouted, LiftRouted)
+	for name, c := range map[string]struct {
+		mode, others LiftMode
+		differ       int // matchers
+	}{
+		"lifted": {LiftRouted, LiftRouted, 0}, "dialled": {LiftDialled, LiftRouted, 0}, "passing": {LiftPassthrough, LiftRouted, 1},
+		"callers dial": {LiftRouted, LiftDialled, 0}, "callers pass": {LiftDialled, LiftPassthrough, 1},
+	} {
+		got := patches(c.mode, c.others)
+		if len(got) != len(base) {
+			t.Fatalf("%s: %d patches, not %d", name, len(got), len(base))
+		}
+		n := 0
+		for i := range base {
+			was, before := without(base[i])
+			is, now := without(got[i])
+			if !proto.Equal(was, is) {
+				t.Errorf("%s: patch %d is another one:\n%s\n%s", name, i, protojson.Format(was), protojson.Format(is))
+			}
+			if before != now {
+				n++
+			}
+		}
+		if n != c.differ {
+			t.Errorf("%s: %d matchers differ, want %d", name, n, c.differ)
+		}
+	}
+}
