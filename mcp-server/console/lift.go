@@ -15,8 +15,19 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
+// sidecars are the targets of a report by the host that they are on.
+func sidecars(report *telemetry.Report) map[string][]*telemetry.Status {
+	out := make(map[string][]*telemetry.Status, len(report.Targets))
+	for i := range report.Targets {
+		if u, err := url.Parse(report.Targets[i].URL); err == nil {
+			out[u.Hostname()] = append(out[u.Hostname()], &report.Targets[i])
+		}
+	}
+	return out
+}
+
 // lift is how far the calls of a service are lifted at those who are registered as its consumers; nil where they cannot be.
-func (s *Server) lift(svc *model.Service, state *store.State, report *telemetry.Report) *api.Lift {
+func lift(svc *model.Service, state *store.State, sidecars map[string][]*telemetry.Status) *api.Lift {
 	l := state.Lifts[svc.Key]
 	if l == nil {
 		return nil
@@ -26,33 +37,27 @@ func (s *Server) lift(svc *model.Service, state *store.State, report *telemetry.
 	for _, c := range svc.Consumers {
 		consumers[c.Address] = cmp.Or(consumers[c.Address], c.Application)
 	}
-	for i := range report.Targets {
-		target := &report.Targets[i]
-		u, err := url.Parse(target.URL)
-		if err != nil {
-			continue
-		}
-		app, ok := consumers[u.Hostname()]
-		if !ok {
-			continue
-		}
-		state, since := holds(l.Generations, target)
-		sidecar := api.LiftSidecar{Mode: l.At(app), RuleSidecar: api.RuleSidecar{Name: target.Name, Application: app, State: state, Since: since, Generation: generationOf(target)}}
-		if state == api.SidecarUnreachable {
-			sidecar.Error = target.Error
-		}
-		out.Of++
-		if state == api.SidecarEnforced {
-			out.Enforced++
-			if sidecar.Mode == store.LiftModes[0] {
-				out.Lifted++
+	for address, app := range consumers {
+		for _, target := range sidecars[address] {
+			state, since := holds(l.Generations, target)
+			sidecar := api.LiftSidecar{Mode: l.At(app), RuleSidecar: api.RuleSidecar{Name: target.Name, Application: app, State: state, Since: since, Generation: generationOf(target)}}
+			if state == api.SidecarUnreachable {
+				sidecar.Error = target.Error
 			}
-			if since.After(out.Since) {
-				out.Since = since
+			out.Of++
+			if state == api.SidecarEnforced {
+				out.Enforced++
+				if sidecar.Mode == store.LiftModes[0] {
+					out.Lifted++
+				}
+				if since.After(out.Since) {
+					out.Since = since
+				}
 			}
+			out.Sidecars = append(out.Sidecars, sidecar)
 		}
-		out.Sidecars = append(out.Sidecars, sidecar)
 	}
+	slices.SortFunc(out.Sidecars, func(a, b api.LiftSidecar) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

@@ -67,6 +67,7 @@ func (s *Server) services(r *http.Request) (any, error) {
 		}
 	}
 	state, report := s.o.Store.Load(), s.report()
+	on := sidecars(&report)
 	list := api.ServiceList{Items: []api.Service{}, Version: state.Snapshot.Version}
 	for i := range state.Snapshot.Services {
 		svc := summary(&state.Snapshot.Services[i], state)
@@ -78,7 +79,7 @@ func (s *Server) services(r *http.Request) (any, error) {
 			continue
 		}
 		if len(list.Items) < limit {
-			if svc.Lift = s.lift(&state.Snapshot.Services[i], state, &report); svc.Lift != nil {
+			if svc.Lift = lift(&state.Snapshot.Services[i], state, on); svc.Lift != nil {
 				svc.Lift.Sidecars = nil // they are for the service's own page
 			}
 			list.Items = append(list.Items, svc)
@@ -180,7 +181,7 @@ func (s *Server) service(r *http.Request) (any, error) {
 		return api.ConsumerList{Items: append([]model.Consumer{}, svc.Consumers...)}, nil
 	}
 	sum, report := summary(svc, state), s.report()
-	sum.Lift = s.lift(svc, state, &report)
+	sum.Lift = lift(svc, state, sidecars(&report))
 	return api.ServiceDetail{
 		Service: sum, Methods: svc.Methods, Metadata: svc.Metadata,
 		ProviderList: append([]model.Endpoint{}, svc.Endpoints...), ConsumerList: append([]model.Consumer{}, svc.Consumers...),
