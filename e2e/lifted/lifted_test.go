@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3}, rig.FilterPeers...)...))
+	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC}, rig.FilterPeers...)...))
 }
 
 const (

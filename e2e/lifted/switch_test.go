@@ -2,23 +2,30 @@ package lifted_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/e2e/caller"
+	"github.com/isthmus-mesh/isthmus/e2e/machine"
+	"github.com/isthmus-mesh/isthmus/e2e/mesh"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
+	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 )
@@ -46,6 +53,56 @@ func greeting() []byte {
 	return append(head, body...)
 }
 
+// hello is a call of demo.HelloService.sayHello as SOFARPC wrote it.
+func hello(t *testing.T) []byte {
+	t.Helper()
+	root, err := peer.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "wasm-filters", "protocol", "bolt", "testdata", "frames", "v1-request", "in.hex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A dialect is what a line has to know of its protocol.
+type dialect struct {
+	request []byte
+	id      int // where the id ends in a frame; its last four bytes count
+	head    int // bytes of a response's header
+	length  func(head []byte) int
+	answers func(head []byte) bool              // the frame is a response
+	well    func(head, body []byte) (good bool) // it says that the call went well
+}
+
+func dubbo() *dialect {
+	return &dialect{
+		request: greeting(), id: 12, head: 16,
+		length:  func(h []byte) int { return int(binary.BigEndian.Uint32(h[12:])) },
+		answers: func(h []byte) bool { return h[2]&0x20 == 0 }, // no heartbeat, nor that the provider ends
+		well:    func(h, b []byte) bool { return h[3] == 20 && len(b) > 0 && (b[0] == 0x94 || b[0] == 0x91) },
+	}
+}
+
+func bolt(t *testing.T) *dialect {
+	return &dialect{
+		request: hello(t), id: 9, head: 20,
+		length: func(h []byte) int {
+			return int(binary.BigEndian.Uint16(h[12:])) + int(binary.BigEndian.Uint16(h[14:])) + int(binary.BigEndian.Uint32(h[16:]))
+		},
+		answers: func([]byte) bool { return true },
+		well: func(h, b []byte) bool {
+			return binary.BigEndian.Uint16(h[10:]) == 0 && !bytes.Contains(b, []byte("sofa_head_response_error"))
+		},
+	}
+}
+
 // line is a connection of a caller that never waits: so many calls are under way on it at every moment until it is told to stop.
 type line struct {
 	conn  net.Conn
@@ -56,54 +113,53 @@ type line struct {
 }
 
 // open opens connections to a provider, and begins to call.
-func (l *lifted) open(provider, lines, inFlight int) []*line {
+func (l *lifted) open(d *dialect, lines, inFlight int) []*line {
 	l.t.Helper()
 	out := make([]*line, lines)
 	for i := range out {
-		conn, err := l.sidecar.Machine().DialContext(l.t.Context(), "tcp", l.addresses[provider])
+		conn, err := l.sidecar.Machine().DialContext(l.t.Context(), "tcp", l.addresses[0])
 		l.must(err)
 		x := &line{conn: conn, done: make(chan struct{})}
 		out[i] = x
-		go x.run(inFlight)
+		go x.run(d, inFlight)
 		l.t.Cleanup(func() { conn.Close(); <-x.done })
 	}
 	return out
 }
 
-func (x *line) run(inFlight int) {
+func (x *line) run(d *dialect, inFlight int) {
 	defer close(x.done)
-	request, id := greeting(), uint64(0)
+	request, id := bytes.Clone(d.request), uint32(0)
+	waiting := map[uint32]bool{}
 	call := func() error {
 		id++
-		binary.BigEndian.PutUint64(request[4:], id)
+		binary.BigEndian.PutUint32(request[d.id-4:], id)
+		waiting[id] = true
 		_, err := x.conn.Write(request)
 		return err
 	}
-	waiting := map[uint64]bool{}
 	for range inFlight {
 		if x.err = call(); x.err != nil {
 			return
 		}
-		waiting[id] = true
 	}
-	r := bufio.NewReader(x.conn)
-	var head [16]byte
+	r, head := bufio.NewReader(x.conn), make([]byte, d.head)
 	for len(waiting) > 0 {
-		if _, err := io.ReadFull(r, head[:]); err != nil {
+		if _, err := io.ReadFull(r, head); err != nil {
 			x.err = fmt.Errorf("%d calls are not answered: %w", len(waiting), err)
 			return
 		}
-		body := make([]byte, binary.BigEndian.Uint32(head[12:]))
+		body := make([]byte, d.length(head))
 		if _, err := io.ReadFull(r, body); err != nil {
 			x.err = err
 			return
 		}
-		if head[2]&0x20 != 0 {
-			continue // a heartbeat, or that the provider ends
+		if !d.answers(head) {
+			continue
 		}
-		answered := binary.BigEndian.Uint64(head[4:])
-		if !waiting[answered] || head[3] != 20 || len(body) == 0 || body[0] != 0x94 && body[0] != 0x91 {
-			x.err = fmt.Errorf("call %d is answered with status %d: %.200q", answered, head[3], body)
+		answered := binary.BigEndian.Uint32(head[d.id-4:])
+		if !waiting[answered] || !d.well(head, body) {
+			x.err = fmt.Errorf("call %d is answered with % x: %.200q", answered, head, body)
 			return
 		}
 		delete(waiting, answered)
@@ -112,9 +168,59 @@ func (x *line) run(inFlight int) {
 			if x.err = call(); x.err != nil {
 				return
 			}
-			waiting[id] = true
 		}
 	}
+}
+
+// count is how many calls lines have made.
+func count(lines []*line) (calls int64) {
+	for _, x := range lines {
+		calls += x.calls.Load()
+	}
+	return calls
+}
+
+// ended stops lines, and fails the test for those that did not end well. It returns how many calls they made.
+func (l *lifted) ended(lines []*line) int64 {
+	l.t.Helper()
+	for _, x := range lines {
+		x.stop.Store(true)
+	}
+	for i, x := range lines {
+		<-x.done
+		if x.err != nil {
+			l.t.Errorf("connection %d, after %d calls: %v", i, x.calls.Load(), x.err)
+		}
+	}
+	return count(lines)
+}
+
+// moded opens connections of a mode: one after the other until one has it, and then more.
+func (l *lifted) moded(what string, lifted bool, d *dialect, lines, inFlight int) (all []*line) {
+	l.t.Helper()
+	l.until(what, func(ctx context.Context) error {
+		was, passed, err := l.chains(ctx)
+		if err != nil {
+			return err
+		}
+		x := l.open(d, 1, inFlight)[0]
+		all = append(all, x)
+		for x.calls.Load() < int64(2*inFlight) {
+			select {
+			case <-x.done:
+				l.t.Fatalf("%s: a connection ends: %v", what, x.err)
+			case <-ctx.Done():
+				return errors.New("a call is not answered")
+			case <-time.After(time.Millisecond):
+			}
+		}
+		is, passes, err := l.chains(ctx)
+		if err == nil && ((is > was) != lifted || (passes > passed) == lifted) {
+			err = fmt.Errorf("%d new connections are lifted, and %d pass", is-was, passes-passed)
+		}
+		return err
+	})
+	return append(all, l.open(d, lines-1, inFlight)...)
 }
 
 // number adds up the numbers of the consumer's sidecar whose names a regular expression finds.
@@ -139,10 +245,17 @@ func (l *lifted) number(ctx context.Context, expression string) (sum int, err er
 
 // chains returns how many connections to the port the consumer's sidecar has had on each filter chain: lifted, and passing.
 func (l *lifted) chains(ctx context.Context) (lifted, passing int, err error) {
-	if lifted, err = l.number(ctx, `^http\.outbound_0\.0\.0\.0_20880.*downstream_cx_total$`); err == nil {
+	if lifted, err = l.number(ctx, `^http\.outbound_0\.0\.0\.0_(20880|12200).*downstream_cx_total$`); err == nil {
 		passing, err = l.number(ctx, `^tcp\.isthmus-passthrough\.downstream_cx_total$`)
 	}
 	return lifted, passing, err
+}
+
+// draining is how many listeners and filter chains Envoy lets end.
+func (l *lifted) draining() int {
+	n, err := l.number(l.t.Context(), `^listener_manager\.total_(listeners|filter_chains)_draining$`)
+	l.must(err)
+	return n
 }
 
 // ask reads a page of mcp-server's API.
@@ -224,40 +337,12 @@ spec:
 	if lifted == 0 || passed > 0 {
 		t.Errorf("of the ordinary consumer's connections %d are lifted, and %d pass", lifted, passed)
 	}
-	draining := func() int {
-		n, err := l.number(t.Context(), `^listener_manager\.total_(listeners|filter_chains)_draining$`)
-		l.must(err)
-		return n
-	}
-	before := draining()
+	before := l.draining()
 	const lines, inFlight = 4, 4
-	all := l.open(0, lines, inFlight)
-	// opened opens connections, one after the other until one is of the mode that is wanted, and then more.
+	all := l.open(dubbo(), lines, inFlight)
 	opened := func(what string, lifted bool) {
 		t.Helper()
-		l.until(what, func(ctx context.Context) error {
-			was, passed, err := l.chains(ctx)
-			if err != nil {
-				return err
-			}
-			x := l.open(0, 1, inFlight)[0]
-			all = append(all, x)
-			for x.calls.Load() < 2*inFlight {
-				select {
-				case <-x.done:
-					t.Fatalf("%s: a connection ends: %v", what, x.err)
-				case <-ctx.Done():
-					return errors.New("a call is not answered")
-				case <-time.After(time.Millisecond):
-				}
-			}
-			is, passes, err := l.chains(ctx)
-			if err == nil && ((is > was) != lifted || (passes > passed) == lifted) {
-				err = fmt.Errorf("%d new connections are lifted, and %d pass", is-was, passes-passed)
-			}
-			return err
-		})
-		all = append(all, l.open(0, lines-1, inFlight)...)
+		all = append(all, l.moded(what, lifted, dubbo(), lines, inFlight)...)
 	}
 	// routed waits until lifted calls go to the second provider, or no more of them do.
 	second := func() int {
@@ -269,10 +354,7 @@ spec:
 		t.Helper()
 		before, since := second(), int64(0)
 		l.until(fmt.Sprintf("calls that are routed: %v", want), func(ctx context.Context) error {
-			sum := int64(0)
-			for _, x := range all {
-				sum += x.calls.Load()
-			}
+			sum := count(all)
 			if since == 0 {
 				since = sum
 			}
@@ -314,19 +396,7 @@ spec:
 	opened("connections of one caller that pass", false)
 	routed(false)
 
-	var g sync.WaitGroup
-	total := int64(0)
-	for _, x := range all {
-		x.stop.Store(true)
-		g.Go(func() { <-x.done })
-	}
-	g.Wait()
-	for i, x := range all {
-		total += x.calls.Load()
-		if x.err != nil {
-			t.Errorf("connection %d, after %d calls: %v", i, x.calls.Load(), x.err)
-		}
-	}
+	total := l.ended(all)
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	_, err = l.caller.Quiet(ctx)
@@ -341,7 +411,89 @@ spec:
 		t.Errorf("Envoy has refused %d configurations, %v", n, err)
 	}
 	// What drains would be closed, with whatever is under way, when Envoy has waited long enough.
-	if after := draining(); after != before {
+	if after := l.draining(); after != before {
 		t.Errorf("%d listeners and filter chains are draining, %d before", after, before)
 	}
+}
+
+// TestModesOfBolt: the same for SOFARPC.
+func TestModesOfBolt(t *testing.T) {
+	lift := func(mode string) map[string]any {
+		return map[string]any{"services": []any{map[string]any{"framework": "sofa", "mode": mode}}}
+	}
+	m := rig.Mesh(t)
+	l := &lifted{Mesh: m, t: t}
+	ctx := t.Context()
+	l.must(m.StartZooKeeper(ctx))
+	l.must(l.configure(lift(config.ModePassthrough)))
+	l.must(m.StartServer(ctx))
+	l.must(m.StartIstiod(ctx))
+	x, err := m.Machine("provider-1")
+	l.must(err)
+	l.addresses = []string{fmt.Sprintf("%s:12200", x.Address())}
+	_, err = m.Machine(consumer)
+	l.must(err)
+	start := func(where, main string, options ...string) *machine.Process {
+		p, err := m.StartJava(where, mesh.JVM{Peer: peer.SOFARPC, Name: "hello", Main: main,
+			Options: append(options, "-Dregistry.protocol=zookeeper", "-Dregistry.address="+mesh.ZooKeeperAddress())})
+		l.must(err)
+		ctx, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		_, err = p.UntilLine(ctx, main+" to be ready", func(line string) bool { return line == "READY" })
+		l.must(err)
+		return p
+	}
+	start("provider-1", "demo.Provider", "-Dapp.name=hello-provider", "-Dport=12200")
+	l.sidecar, err = m.StartSidecar(ctx, consumer, "hello-consumer")
+	l.must(err)
+	l.until("the filter", func(ctx context.Context) error { return l.sidecar.Filtered(ctx, 12200, false) })
+	l.caller = caller.Follow(start(consumer, "demo.Consumer", "-Dapp.name=hello-consumer"))
+	l.must(l.caller.Rates(map[string]float64{"sayHello": 50}))
+
+	const lines, inFlight = 4, 4
+	before := l.draining()
+	all := l.open(bolt(t), lines, inFlight)
+	dialled := func() int {
+		n, err := l.number(t.Context(), `^cluster\.isthmus-as-dialled\.upstream_rq_total$`)
+		l.must(err)
+		return n
+	}
+	l.must(l.configure(lift(config.ModeDialled)))
+	all = append(all, l.moded("connections that are lifted", true, bolt(t), lines, inFlight)...)
+	l.until("calls as dialled", func(context.Context) error {
+		if dialled() == 0 {
+			return errors.New("there are none")
+		}
+		return nil
+	})
+	l.must(l.configure(lift(config.ModeLift)))
+	was, since := dialled(), count(all)
+	l.until("calls that are routed", func(context.Context) error {
+		now, calls := dialled(), count(all)
+		if calls-since < 500 {
+			return fmt.Errorf("only %d calls so far", calls-since)
+		}
+		if now == was {
+			return nil
+		}
+		err := fmt.Errorf("of %d calls %d have gone as dialled", calls-since, now-was)
+		was, since = now, calls
+		return err
+	})
+	l.must(l.configure(lift(config.ModePassthrough)))
+	all = append(all, l.moded("connections that pass again", false, bolt(t), lines, inFlight)...)
+	if after := l.draining(); after != before {
+		t.Errorf("%d listeners and filter chains are draining, %d before", after, before)
+	}
+	total := l.ended(all)
+	quiet, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	_, err = l.caller.Quiet(quiet)
+	l.must(err)
+	seconds, faults := l.caller.Since(caller.Mark{})
+	c := caller.Sum(seconds).Total()
+	if c.OK == 0 || c.Errors+c.Exceptions > 0 {
+		t.Errorf("the consumer says %v %v", caller.Sum(seconds), faults)
+	}
+	t.Logf("%d calls on %d connections that never paused, %d of an ordinary consumer: each was answered well", total, len(all), c.OK)
 }
