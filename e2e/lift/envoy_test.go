@@ -55,7 +55,7 @@ func manager(routes []object, filters ...object) object {
 	return object{"name": "hcm", "typed_config": object{"@type": networkFilters + "http_connection_manager.v3.HttpConnectionManager",
 		"stat_prefix": "hcm", "codec_type": "AUTO", "use_remote_address": false,
 		"http2_protocol_options": object{"max_concurrent_streams": 1 << 30},
-		"route_config":           object{"name": "r", "virtual_hosts": []object{{"name": "demo", "domains": []string{host}, "routes": routes}}},
+		"route_config":           object{"name": "r", "virtual_hosts": []object{{"name": "demo", "domains": []string{host}, "routes": routes, "include_request_attempt_count": true}}},
 		"http_filters":           filters}}
 }
 

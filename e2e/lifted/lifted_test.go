@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3}, rig.FilterPeers...)...))
+	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC}, rig.FilterPeers...)...))
 }
 
 const (
@@ -48,6 +48,12 @@ type lifted struct {
 
 func newLifted(t *testing.T, lower string) *lifted {
 	t.Helper()
+	return newLiftedAs(t, map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}}, lower, 1)
+}
+
+// newLiftedAs is newLifted for a spec.mesh.lift and a number of workers of the consumer's sidecar.
+func newLiftedAs(t *testing.T, lift map[string]any, lower string, workers int) *lifted {
+	t.Helper()
 	m := rig.Mesh(t)
 	l := &lifted{Mesh: m, t: t}
 	t.Cleanup(func() {
@@ -59,10 +65,7 @@ func newLifted(t *testing.T, lower string) *lifted {
 	})
 	ctx := t.Context()
 	l.must(m.StartZooKeeper(ctx))
-	l.must(m.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Lift:       map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}},
-	}))
+	l.must(l.configure(lift))
 	l.must(m.StartServer(ctx))
 	l.must(m.StartIstiod(ctx))
 	for i := range 2 {
@@ -83,7 +86,7 @@ func newLifted(t *testing.T, lower string) *lifted {
 		g.Go(func() error { return l.startProvider(i) })
 	}
 	g.Go(func() (err error) {
-		l.sidecar, err = m.StartSidecar(ctx, consumer, "greet-consumer")
+		l.sidecar, err = m.StartSidecarWorkers(ctx, consumer, "greet-consumer", workers)
 		return err
 	})
 	l.must(g.Wait())
@@ -102,6 +105,14 @@ func newLifted(t *testing.T, lower string) *lifted {
 	l.must(err)
 	l.caller, l.log = caller.Follow(p), p.Log()
 	return l
+}
+
+// configure writes mcp-server's configuration with a spec.mesh.lift.
+func (l *lifted) configure(lift map[string]any) error {
+	return l.ConfigureServer(mesh.ServerOptions{
+		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
+		Scrape:     []string{consumer}, Lift: lift,
+	})
 }
 
 // startProvider starts the provider v1 or v2, as anybody would start a Dubbo provider.
@@ -318,9 +329,6 @@ spec:
 // enough is how many calls a split is held to.
 const enough = 1500
 
-// lastMoments is how many calls may be on their way to a provider that ends, at 150 a second, when the news of its end is late.
-const lastMoments = 15
-
 // TestLifted: an ordinary consumer has one connection to each of two ordinary providers and balances evenly by itself. What becomes of its
 // calls is decided call by call all the same: by nobody, by a RouteRule, by an operator's own VirtualService, and by the end of
 // a provider.
@@ -369,8 +377,8 @@ func TestLifted(t *testing.T) {
 	l.must(l.RemoveIstio("by-hand"))
 	l.routed("sayHello", "v1-or-all", "v2-or-all")
 
-	// A provider that goes takes no call with it, although a route is for it alone: it is out of the sidecar's endpoints before it
-	// stops to listen. Where the machine is so busy that it is not, its callers get the protocol's own error, and only they.
+	// A provider that goes takes no call with it, although a route is for it alone: it says so, and goes on for as long as the sidecar
+	// is connected, which ends with its endpoint there.
 	mark := l.caller.Mark()
 	l.must(l.caller.Rates(map[string]float64{"sayHello": 100, "gold": 50}))
 	_, _, err = l.caller.Next(t.Context(), 1)
@@ -386,15 +394,9 @@ func TestLifted(t *testing.T) {
 	_, err = l.caller.Quiet(ctx)
 	l.must(err)
 	seconds, faults := l.caller.Since(mark)
-	if c := caller.Sum(seconds).Total(); c.OK == 0 || c.Exceptions > 0 || c.Errors > lastMoments {
+	if c := caller.Sum(seconds).Total(); c.OK == 0 || c.Exceptions+c.Errors > 0 {
 		t.Errorf("the consumer says %v %v", caller.Sum(seconds), faults)
 	}
-	for _, f := range faults {
-		if !strings.Contains(f.Message, "isthmus: unavailable") {
-			t.Errorf("the consumer is told %s", f.Message)
-		}
-	}
-	t.Logf("its callers lost %d calls", caller.Sum(seconds).Total().Errors)
 	l.must(l.startProvider(1))
 	l.until("its return", func(ctx context.Context) error { return l.has(ctx, v1, v2) })
 	got = l.split("gold", 100, enough/5)

@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) error {
 	web := console.New(console.Options{
 		Store: p.store, Sources: manager.Sources, Istiods: func() []api.Istiod { return istiods(server) }, Traffic: scraper.Report,
 		Ready: p.ready, Filter: p.filter, Token: secret(spec.API.Token), Metrics: registry, Log: o.Log, Version: o.Version,
-		Rules: p, Local: loopback(spec.API.Address),
+		Rules: p, Local: loopback(spec.API.Address), Subsets: p.subsets,
 	})
 	if err := manager.Set(ctx, spec.Registries); err != nil {
 		return &config.Error{File: path, Faults: adapters.AsFaults(err).Under("spec.registries")}
@@ -295,7 +295,7 @@ func (p *pipeline) run(ctx context.Context) error {
 }
 
 func (p *pipeline) publish(s *model.Snapshot, r Rendered, rules governance.Rules, own []model.Problem, since time.Time) {
-	state := &store.State{Snapshot: s, Hosts: r.Hosts, Problems: r.Problems, Generation: r.Generation, Set: r.Set, Served: since}
+	state := &store.State{Snapshot: s, Hosts: r.Hosts, Lifts: r.Lifts, Problems: r.Problems, Generation: r.Generation, Set: r.Set, Served: since}
 	for _, problem := range own {
 		state.Problems = append(state.Problems, store.Problem{Stage: store.StageConfig, Problem: problem})
 	}
@@ -307,7 +307,7 @@ func (p *pipeline) publish(s *model.Snapshot, r Rendered, rules governance.Rules
 			continue
 		}
 		state.Rules = append(state.Rules, store.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, File: rule.File, Line: rule.Line,
-			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text, Revision: rule.Revision, Selects: rule.Selects,
+			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text, Revision: rule.Revision, Selects: rule.Selects, Routes: r.Routes[rule.ID],
 			Explain: func() json.RawMessage { return explain(rule, rules.Items) }})
 	}
 	state.Follow(p.store.Load())

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
@@ -23,6 +25,11 @@ func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	return out
 }
 
+// liftModes are the modes by their names in a configuration.
+var liftModes = map[string]governance.LiftMode{
+	"": governance.LiftRouted, config.ModeLift: governance.LiftRouted, config.ModeDialled: governance.LiftDialled, config.ModePassthrough: governance.LiftPassthrough,
+}
+
 // liftOptions says how the lifted services of t are lifted. token is what sidecars show us.
 func liftOptions(t *translate.Translation, spec *config.Spec, token string) governance.LiftOptions {
 	host, port := spec.Advertised()
@@ -32,9 +39,19 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 		Suffix: spec.Mesh.HostSuffix, Attachments: spec.Mesh.Lift.Attachments,
 		XDS: governance.XDS{Host: host, Port: port, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, Token: token},
 	}
+	if spec.Mesh.Addressing != config.AddressingEndpoints {
+		o.Virtual = spec.Mesh.Virtual()
+	}
+	for _, c := range spec.Mesh.Lift.Callers {
+		if c.Application == "*" {
+			o.OtherCallers = liftModes[c.Mode]
+		} else {
+			o.Callers = append(o.Callers, governance.LiftCaller{Application: c.Application, Mode: liftModes[c.Mode]})
+		}
+	}
 	identities := map[string]bool{}
 	for _, l := range t.Lifted {
-		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed, AtProvider: l.AtProvider})
+		o.Hosts = append(o.Hosts, governance.LiftedHost{Key: l.Key, Host: l.Host, Hashed: l.Hashed, AtProvider: l.AtProvider, Ports: l.Ports, Mode: liftModes[spec.Mesh.Lift.Services[l.Selector].Mode]})
 		for _, e := range l.Endpoints {
 			identities[e.Identity] = true
 		}
@@ -42,6 +59,31 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	delete(identities, "")
 	o.Identities = slices.Sorted(maps.Keys(identities))
 	return o
+}
+
+// lifts say what becomes of the services that can be lifted.
+func lifts(t *translate.Translation, spec *config.Spec) map[model.Key]*store.Lift {
+	if len(t.Lifted) == 0 {
+		return nil
+	}
+	callers := map[string]string{}
+	for _, c := range spec.Mesh.Lift.Callers {
+		callers[c.Application] = cmp.Or(c.Mode, config.ModeLift)
+	}
+	out := map[model.Key]*store.Lift{}
+	for _, l := range t.Lifted {
+		s := &spec.Mesh.Lift.Services[l.Selector]
+		out[l.Key] = &store.Lift{Mode: cmp.Or(s.Mode, config.ModeLift), Callers: callers, Lower: cmp.Or(s.Lower, config.LowerCaller)}
+	}
+	return out
+}
+
+// subsets are those that sidecars ask for.
+func (p *pipeline) subsets() map[string]map[string][]string {
+	if p.endpoints == nil {
+		return nil
+	}
+	return p.endpoints.Asked()
 }
 
 // routed are the services that routes may be for, none where there are no routes.

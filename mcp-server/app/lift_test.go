@@ -40,7 +40,7 @@ func TestLifted(t *testing.T) {
 	i := p.istiod()
 	p.until("istiod", func() bool {
 		return i.has(serviceEntry, "default/demo.one.dubbo", "default/providers-20880") && i.has(envoyFilter, "istio-system/isthmus-lift") &&
-			i.has(trafficExtension, "istio-system/isthmus-lift", "istio-system/isthmus-lower")
+			i.has(trafficExtension, "istio-system/isthmus-lift", "istio-system/isthmus-lower", "istio-system/isthmus-lower-caller")
 	})
 	if code, body := p.get("/readyz"); code != 200 {
 		t.Errorf("not ready: %s", body)

@@ -17,6 +17,8 @@ import (
 type Rendered struct {
 	Set        resource.Set
 	Hosts      map[model.Key][]store.Host
+	Lifts      map[model.Key]*store.Lift
+	Routes     map[governance.ID][]store.Route
 	Generation string          // of the filter's configuration; "" where there is no filter
 	Problems   []store.Problem // of all stages but the configuration
 	// Endpoints are those of lifted services, which do not go through istiod.
@@ -42,10 +44,10 @@ func render(s *model.Snapshot, rules governance.Rules, keys *governance.Keys, sp
 	endpoints(lifted)
 	done()
 	done = measure("govern")
-	options := governanceOptions(spec)
-	options.Keys, options.LiftedPorts = keys, t.LiftedPorts
+	lift, options := liftOptions(t, spec, token), governanceOptions(spec)
+	options.Keys, options.Lift = keys, &lift
 	g := governance.Compile(rules.Items, governance.Ports{TCP: t.TCPPorts, HTTP: t.HTTPPorts}, options)
-	lifting, liftProblems := governance.Lift(&g, liftOptions(t, spec, token), governanceOptions(spec))
+	lifting, liftProblems := governance.Lift(&g, lift, options)
 	done()
 	done = measure("assemble")
 	set, err := resource.Union(t.Set(), g.Set, lifting, routes.Set)
@@ -53,8 +55,13 @@ func render(s *model.Snapshot, rules governance.Rules, keys *governance.Keys, sp
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
-	if g.Set.Len() > 0 && len(t.TCPPorts) > 0 {
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Lifts: lifts(t, spec), Routes: map[governance.ID][]store.Route{}, Endpoints: lifted}
+	for id, list := range routes.Rules {
+		for _, r := range list {
+			out.Routes[id] = append(out.Routes[id], store.Route(r))
+		}
+	}
+	if g.Set.Len()+lifting.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}
 	for _, svc := range t.Services {

@@ -19,6 +19,7 @@ const DefaultXDSAddress = "127.0.0.1:15992"
 const (
 	maxSelectors = 1000
 	maxMatch     = 512 // bytes
+	maxCallers   = 200 // the filter takes 256 in a list
 )
 
 // Lift says which services' calls travel as HTTP/2 streams, so that all that Istio does for HTTP holds for them. None do by default.
@@ -34,7 +35,25 @@ type Lift struct {
 	// Metrics has sidecars count calls as istio_requests_total and istio_request_duration_milliseconds. It is for stock Envoy: Istio's own
 	// does so by itself.
 	Metrics bool `yaml:"metrics"`
+	// Callers say what is done of that at callers: of a service's mode and that of its caller the more careful one holds.
+	Callers []LiftCaller `yaml:"callers"`
 }
+
+// LiftCaller is what becomes of the calls that the workloads of an application make.
+type LiftCaller struct {
+	Application string `yaml:"application"` // label app of the workloads, or "*" for all that no other names
+	Mode        string `yaml:"mode"`
+}
+
+// The values of LiftSelector.Mode and LiftCaller.Mode, the more careful ones last. Between them a change holds at once, and no
+// connection ends by it.
+const (
+	ModeLift        = "lift"        // calls travel as HTTP/2 streams, and go where routes say. The default
+	ModeDialled     = "dialled"     // they travel as HTTP/2 streams, and go where their caller has dialled
+	ModePassthrough = "passthrough" // new connections pass, as those of services that nobody selects
+)
+
+var modes = []string{"", ModeLift, ModeDialled, ModePassthrough}
 
 // LiftSelector selects services: all that it says must hold, and at least one thing it must say.
 type LiftSelector struct {
@@ -47,6 +66,8 @@ type LiftSelector struct {
 	// AuthorizationPolicy, telemetry and tracing hold there; it is for all services on the port. The first selector that selects a
 	// service has the say.
 	Lower string `yaml:"lower"`
+	// Mode is what becomes of the calls; lift by default. The first selector that selects a service has the say.
+	Mode string `yaml:"mode"`
 }
 
 // The values of LiftSelector.Lower.
@@ -105,7 +126,10 @@ func (l Lift) validate() adapters.Faults {
 		if !slices.Contains([]string{"", LowerCaller, LowerProvider, LowerProviderHTTP}, s.Lower) {
 			f.Add(at+".lower", "must be %s, %s or %s", LowerCaller, LowerProvider, LowerProviderHTTP)
 		}
-		if s == (LiftSelector{Lower: s.Lower}) {
+		if !slices.Contains(modes, s.Mode) {
+			f.Add(at+".mode", "must be %s, %s or %s", ModeLift, ModeDialled, ModePassthrough)
+		}
+		if s == (LiftSelector{Lower: s.Lower, Mode: s.Mode}) {
 			f.Add(at, `says nothing; {interface: "*"} is every service`)
 		}
 		if len(s.Framework) > maxMatch || len(s.Interface) > maxMatch || len(s.Application) > maxMatch {
@@ -115,11 +139,43 @@ func (l Lift) validate() adapters.Faults {
 			f.Add(at+".interface", `"*" stands at the end only`)
 		}
 	}
+	if len(l.Callers) > maxCallers {
+		f.Add("callers", "are more than %d", maxCallers)
+	}
+	seen := map[string]bool{}
+	for i, c := range l.Callers {
+		at := fmt.Sprintf("callers[%d]", i)
+		switch {
+		case c.Application == "":
+			f.Add(at+".application", `is missing; "*" is every other`)
+		case c.Application != "*" && !labelValue(c.Application):
+			f.Add(at+".application", "is no label's value")
+		case seen[c.Application]:
+			f.Add(at+".application", "is that of an earlier one, too")
+		}
+		seen[c.Application] = true
+		if !slices.Contains(modes, c.Mode) {
+			f.Add(at+".mode", "must be %s, %s or %s", ModeLift, ModeDialled, ModePassthrough)
+		}
+	}
 	// What the filter would refuse is refused here.
 	for _, fault := range (&plugin.Plugin{Lift: &plugin.Lift{Attachments: l.Attachments}}).Validate() {
 		f.Add(strings.TrimPrefix(fault.Path, "lift."), "%s", fault.Message)
 	}
 	return f
+}
+
+// labelValue tells whether s is a value that a label of Kubernetes may have.
+func labelValue(s string) bool {
+	inner := func(c byte) bool {
+		return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '-' || c == '_' || c == '.'
+	}
+	for i := range len(s) {
+		if !inner(s[i]) || (i == 0 || i == len(s)-1) && strings.IndexByte("-_.", s[i]) >= 0 {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
 }
 
 // validate checks the fields; lifted says that services are lifted.

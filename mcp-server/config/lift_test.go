@@ -39,7 +39,8 @@ func TestLift(t *testing.T) {
 func TestLiftFaults(t *testing.T) {
 	text := head + `  mesh:
     lift:
-      services: [{lower: nobody}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
+      callers: [{mode: lift}, {application: "a b"}, {application: web, mode: all}, {application: web}, {application: "*", mode: passthrough}]
+      services: [{lower: nobody}, {interface: "a*b", mode: never}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
       attachments: ["", ` + strings.Repeat("y", 129) + `, tenant, Tenant]
   xds:
     address: 0.0.0.0:15992
@@ -57,6 +58,11 @@ func TestLiftFaults(t *testing.T) {
 		`spec.mesh.lift.services[0]: says nothing`,
 		`spec.mesh.lift.services[1].interface: "*" stands at the end only`,
 		`spec.mesh.lift.services[2]: is longer than 512 bytes`,
+		`spec.mesh.lift.services[1].mode: must be lift, dialled or passthrough`,
+		`spec.mesh.lift.callers[0].application: is missing; "*" is every other`,
+		`spec.mesh.lift.callers[1].application: is no label's value`,
+		`spec.mesh.lift.callers[2].mode: must be lift, dialled or passthrough`,
+		`spec.mesh.lift.callers[3].application: is that of an earlier one, too`,
 		`spec.mesh.lift.attachments[0]: must have 1 to 128 bytes`,
 		`spec.mesh.lift.attachments[3]: becomes the same header as an earlier one`,
 		`spec.mesh.lift.attachments[1]: must have 1 to 128 bytes`,
@@ -75,7 +81,7 @@ func TestLiftFaults(t *testing.T) {
 			t.Errorf("missing: %s", want)
 		}
 	}
-	if len(got) != 13 {
+	if len(got) != 18 {
 		t.Errorf("%d faults:\n%s", len(got), strings.Join(got, "\n"))
 	}
 	for name, text := range map[string]string{

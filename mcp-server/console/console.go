@@ -40,9 +40,11 @@ type Options struct {
 	Ready   func() error            // why istiod cannot be served yet; nil if it can
 	Filter  func() string           // where sidecars find the filter
 	Token   func() (string, error)  // what clients of /api must send as bearer token; "" for none
-	Rules   RuleWriter              // writes rules; nil: they can only be read
-	Local   bool                    // whoever reaches us is on this machine: then rules can be written without a token
-	Metrics *prometheus.Registry    // what /metrics shows, and where our own go
+	// Subsets are those of lifted services that sidecars ask for, by host and sidecar; "" is the whole service.
+	Subsets func() map[string]map[string][]string
+	Rules   RuleWriter           // writes rules; nil: they can only be read
+	Local   bool                 // whoever reaches us is on this machine: then rules can be written without a token
+	Metrics *prometheus.Registry // what /metrics shows, and where our own go
 	Log     *slog.Logger
 	Version string // of the program
 }

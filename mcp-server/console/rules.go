@@ -48,7 +48,7 @@ func (s *Server) rules(r *http.Request) (any, error) {
 	list := api.RuleList{Items: []api.Rule{}, Generation: state.Generation}
 	for i := range state.Rules {
 		item := s.describe(&state.Rules[i], state, &report)
-		item.Effective.Sidecars, item.Effective.States = nil, nil // with many of both they are for the rule's own page
+		item.Effective.Sidecars, item.Effective.States, item.Effective.Routes = nil, nil, nil // with many of each they are for the rule's own page
 		list.Items = append(list.Items, item)
 	}
 	return list, nil
@@ -89,15 +89,22 @@ func ruleID(r *http.Request) governance.ID {
 
 // describe returns a rule with where it is enforced.
 func (s *Server) describe(rule *store.Rule, state *store.State, report *telemetry.Report) api.Rule {
-	place := rule.File
-	if rule.Line > 0 {
-		place += ":" + strconv.Itoa(rule.Line)
-	}
-	return api.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, Place: place, Enabled: rule.Enabled, Kept: rule.Kept, Revision: rule.Revision,
+	return api.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, Place: rulePlace(rule), Enabled: rule.Enabled, Kept: rule.Kept, Revision: rule.Revision,
 		Effective: s.effective(rule, state, report), Spec: rule.Spec}
 }
 
+// rulePlace is where a rule stands, file:line.
+func rulePlace(rule *store.Rule) string {
+	if rule.Line == 0 {
+		return rule.File
+	}
+	return rule.File + ":" + strconv.Itoa(rule.Line)
+}
+
 func (s *Server) effective(rule *store.Rule, state *store.State, report *telemetry.Report) api.Effective {
+	if rule.Kind == routeKind {
+		return s.effectiveRoute(rule)
+	}
 	e := api.Effective{Totals: map[string]float64{}, Rates: map[string]float64{}, Sidecars: []api.RuleSidecar{}}
 	counted := map[string]bool{}
 	for i := range report.Rules {
@@ -123,26 +130,16 @@ func (s *Server) effective(rule *store.Rule, state *store.State, report *telemet
 		if rule.Selects != nil && !rule.Selects(app) && !(app == "" && counted[target.Name]) {
 			continue
 		}
-		sidecar := api.RuleSidecar{Name: target.Name, Application: app}
-		if n := len(target.Runs); n > 0 {
-			sidecar.Generation = target.Runs[n-1].Generation
-		}
-		since, runs := running(rule, target.Runs)
-		switch {
-		case !target.Up:
-			sidecar.State, sidecar.Error = api.SidecarUnreachable, target.Error
-		case runs:
-			sidecar.State, sidecar.Since = api.SidecarEnforced, since
+		sidecar := api.RuleSidecar{Name: target.Name, Application: app, Generation: generationOf(target)}
+		sidecar.State, sidecar.Since = holds(rule.Generations, target)
+		switch sidecar.State {
+		case api.SidecarUnreachable:
+			sidecar.Error = target.Error
+		case api.SidecarEnforced:
 			e.Enforced++
-			if since.After(e.Since) {
-				e.Since = since
+			if sidecar.Since.After(e.Since) {
+				e.Since = sidecar.Since
 			}
-		case sidecar.Generation == "":
-			sidecar.State = api.SidecarNoFilter
-		case target.Rejected:
-			sidecar.State = api.SidecarRejected
-		default:
-			sidecar.State = api.SidecarPending
 		}
 		e.Sidecars = append(e.Sidecars, sidecar)
 	}
@@ -164,11 +161,38 @@ func (s *Server) effective(rule *store.Rule, state *store.State, report *telemet
 	return e
 }
 
-// running tells whether the last of the runs holds the rule as it is now, and since when that has been so. Another rule's change leads to
-// another generation and changes nothing for this one.
-func running(rule *store.Rule, runs []telemetry.Run) (since time.Time, ok bool) {
+// routeKind is the kind of rule that istiod brings into force, and no filter.
+const routeKind = "RouteRule"
+
+// generationOf is the configuration that a sidecar was seen to run last.
+func generationOf(target *telemetry.Status) string {
+	if n := len(target.Runs); n > 0 {
+		return target.Runs[n-1].Generation
+	}
+	return ""
+}
+
+// holds tells how far a sidecar is with something that generations of the configuration hold, and since when it has had it.
+func holds(generations []string, target *telemetry.Status) (api.SidecarState, time.Time) {
+	since, runs := running(generations, target.Runs)
+	switch {
+	case !target.Up:
+		return api.SidecarUnreachable, time.Time{}
+	case runs:
+		return api.SidecarEnforced, since
+	case generationOf(target) == "":
+		return api.SidecarNoFilter, time.Time{}
+	case target.Rejected:
+		return api.SidecarRejected, time.Time{}
+	}
+	return api.SidecarPending, time.Time{}
+}
+
+// running tells whether the last of the runs is of one of the generations, and since when that has been so. A change of something else leads
+// to another generation, which holds this as well.
+func running(generations []string, runs []telemetry.Run) (since time.Time, ok bool) {
 	for _, run := range slices.Backward(runs) {
-		if run.Generation == "" || !slices.Contains(rule.Generations, run.Generation) {
+		if run.Generation == "" || !slices.Contains(generations, run.Generation) {
 			break
 		}
 		since, ok = run.Since, true

@@ -66,7 +66,8 @@ func (s *Server) services(r *http.Request) (any, error) {
 			return nil, badRequest("continue must be what the page before said")
 		}
 	}
-	state := s.o.Store.Load()
+	state, report := s.o.Store.Load(), s.report()
+	on := sidecars(&report)
 	list := api.ServiceList{Items: []api.Service{}, Version: state.Snapshot.Version}
 	for i := range state.Snapshot.Services {
 		svc := summary(&state.Snapshot.Services[i], state)
@@ -78,6 +79,9 @@ func (s *Server) services(r *http.Request) (any, error) {
 			continue
 		}
 		if len(list.Items) < limit {
+			if svc.Lift = lift(&state.Snapshot.Services[i], state, on); svc.Lift != nil {
+				svc.Lift.Sidecars = nil // they are for the service's own page
+			}
 			list.Items = append(list.Items, svc)
 		} else if list.Continue == "" {
 			b, err := json.Marshal(list.Items[limit-1].Key)
@@ -176,8 +180,10 @@ func (s *Server) service(r *http.Request) (any, error) {
 	case "consumers":
 		return api.ConsumerList{Items: append([]model.Consumer{}, svc.Consumers...)}, nil
 	}
+	sum, report := summary(svc, state), s.report()
+	sum.Lift = lift(svc, state, sidecars(&report))
 	return api.ServiceDetail{
-		Service: summary(svc, state), Methods: svc.Methods, Metadata: svc.Metadata,
+		Service: sum, Methods: svc.Methods, Metadata: svc.Metadata,
 		ProviderList: append([]model.Endpoint{}, svc.Endpoints...), ConsumerList: append([]model.Consumer{}, svc.Consumers...),
 	}, nil
 }
@@ -222,7 +228,8 @@ func (s *Server) problems(r *http.Request) (any, error) {
 		return nil, err
 	}
 	list := api.ProblemList{Items: []api.Problem{}}
-	for _, p := range s.o.Store.Load().Problems {
+	state := s.o.Store.Load()
+	for _, p := range slices.Concat(state.Problems, s.conflicts(state), s.faults(state)) {
 		wanted := func(name, value string) bool { v := q.Get(name); return v == "" || v == value }
 		if !wanted("severity", string(p.Severity)) || !wanted("stage", string(p.Stage)) || !wanted("registry", p.Registry) || !wanted("code", p.Code) {
 			continue

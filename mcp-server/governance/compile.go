@@ -40,8 +40,9 @@ type Options struct {
 	Plugin plugin.Plugin
 	// Keys are what tokens are signed with.
 	Keys *Keys
-	// LiftedPorts are those that Lift will put the filter on, sorted: keys that are not for all go there, too.
-	LiftedPorts []uint16
+	// Lift says how services are lifted, if any are. Compile puts keys that are not for all on its ports, too, and gives its configuration
+	// the generation that Lift's have: a sidecar has several of them, and which rules it runs is told by one.
+	Lift *LiftOptions
 }
 
 // Compiled is what becomes of the rules.
@@ -92,8 +93,18 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 		out.Problems = append(out.Problems, wants.want(o.Keys, r)...)
 	}
 	p.Keys = o.Keys.keysFor(wants.all)
+	whole := out.Plugin
+	if o.Lift != nil && len(o.Lift.Hosts) > 0 {
+		whole.Lift, _ = o.Lift.plugin()
+		whole.Lower = &plugin.Lower{ExceptionsFail: o.Lift.ExceptionsFail}
+	}
+	out.Plugin.Generation = generation(&whole)
 	config := mustRender(&out.Plugin)
-	if o.URL == "" || len(ports.TCP)+len(ports.HTTP)+len(o.LiftedPorts) == 0 {
+	var lifted []uint16
+	if o.Lift != nil {
+		lifted = o.Lift.Ports
+	}
+	if o.URL == "" || len(ports.TCP)+len(ports.HTTP)+len(lifted) == 0 {
 		if enabled := p.Rules(); enabled > 0 && o.URL == "" {
 			out.Problems = append(out.Problems, model.Problem{Severity: model.SeverityWarning, Place: "spec.filter", Code: "NotEnforced",
 				Message: fmt.Sprintf("there are %d rules, but no filter is configured that would enforce them", enabled)})
@@ -107,7 +118,7 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	if len(ports.HTTP) > 0 {
 		resources = append(resources, named(HTTPExtensionName, extensions.PluginType_HTTP, types.WorkloadMode_CLIENT_AND_SERVER, config, ports.HTTP, o)...)
 	}
-	everywhere := slices.Concat(ports.TCP, ports.HTTP, o.LiftedPorts)
+	everywhere := slices.Concat(ports.TCP, ports.HTTP, lifted)
 	slices.Sort(everywhere)
 	everywhere = slices.Compact(everywhere)
 	for app, names := range wants.apps {
@@ -185,7 +196,9 @@ func (m *room) take(r *Rule) string {
 // the filter's own, which finds the keys in their common VM.
 func carriers(app string, keys []plugin.Key, ports []uint16, o Options) []resource.Resource {
 	sum := sha256.Sum256([]byte(app))
-	config := mustRender(&plugin.Plugin{Keys: keys, KeysOnly: true})
+	carrier := plugin.Plugin{Keys: keys, KeysOnly: true}
+	carrier.Generation = generation(&carrier)
+	config := mustRender(&carrier)
 	resources := named(ExtensionName+"-keys-"+hex.EncodeToString(sum[:5]), extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o)
 	selector := func() *types.WorkloadSelector {
 		return &types.WorkloadSelector{MatchLabels: map[string]string{"app": app}}
@@ -201,9 +214,9 @@ func carriers(app string, keys []plugin.Key, ports []uint16, o Options) []resour
 	return resources
 }
 
-// render sets the generation and returns the configuration as it goes to the filter. The generation is shown to everybody, so it says nothing of secrets, not even
-// whether they have changed.
-func render(p *plugin.Plugin) (*structpb.Struct, error) {
+// generation is a hash of all else in a configuration. It is shown to everybody, so it says nothing of secrets, not even whether they have
+// changed.
+func generation(p *plugin.Plugin) string {
 	public := *p
 	public.Generation, public.Keys = "", slices.Clone(p.Keys)
 	for i := range public.Keys {
@@ -212,12 +225,17 @@ func render(p *plugin.Plugin) (*structpb.Struct, error) {
 		}
 	}
 	b, err := json.Marshal(&public)
-	if err != nil {
-		return nil, err
+	if err != nil { // it holds nothing that cannot be written
+		panic("governance: " + err.Error())
 	}
 	sum := sha256.Sum256(b)
-	p.Generation = hex.EncodeToString(sum[:6])
-	if b, err = json.Marshal(p); err != nil {
+	return hex.EncodeToString(sum[:6])
+}
+
+// render returns a configuration as it goes to the filter.
+func render(p *plugin.Plugin) (*structpb.Struct, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
 		return nil, err
 	}
 	if faults := p.Validate(); len(faults) > 0 {

@@ -180,7 +180,7 @@ func TestDelivery(t *testing.T) {
 			t.Fatal(lines(r.Problems))
 		}
 		o := options
-		o.Keys, o.LiftedPorts = keys, []uint16{12200, 20880}
+		o.Keys, o.Lift = keys, &LiftOptions{Ports: []uint16{12200, 20880}}
 		return Compile(r.Items, Ports{TCP: []uint16{20880}}, o), r.Items
 	}
 	keys := (*Keys)(nil).Update(files(secretOne))

@@ -19,7 +19,9 @@ import (
 // The names of the resources that lift services, and of what they put into sidecars.
 const (
 	LiftName  = "isthmus-lift"  // the extension that makes HTTP/2 of calls, and the EnvoyFilter
-	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again, and the internal listener that does so for callers
+	LowerName = "isthmus-lower" // the extension that makes calls of HTTP/2 again at providers, and the internal listener that does so for callers
+	// LowerCallerName is that listener's extension. It stands nowhere else: without the filter HTTP/2 would reach providers.
+	LowerCallerName = "isthmus-lower-caller"
 
 	// ProviderName is the extension, cluster, internal listener and HTTP filters where providers have a connection manager of their own.
 	ProviderName = "isthmus-provider"
@@ -50,6 +52,24 @@ type LiftedHost struct {
 	Hashed bool // the filter cannot find out the host by itself
 	// AtProvider says that its endpoints are the providers' own sidecars, which speak HTTP/2.
 	AtProvider bool
+	Ports      []uint16
+	Mode       LiftMode
+}
+
+// LiftMode is what becomes of the calls of a service that can be lifted. Larger ones are more careful.
+type LiftMode uint8
+
+// The modes.
+const (
+	LiftRouted      LiftMode = iota // they travel as HTTP/2, and go where routes say
+	LiftDialled                     // they travel as HTTP/2, and go where their caller has dialled
+	LiftPassthrough                 // their connections pass, those that were opened in this mode
+)
+
+// LiftCaller is what becomes of them at callers of one application.
+type LiftCaller struct {
+	Application string // of the workload, by its label app
+	Mode        LiftMode
 }
 
 // LiftOptions say how services are lifted.
@@ -60,7 +80,6 @@ type LiftOptions struct {
 	Attachments []string // that become headers
 	// ExceptionsFail says that a call whose business code threw is an HTTP failure.
 	ExceptionsFail bool
-	XDS            XDS
 	// ProviderPorts are those of Ports on which providers' sidecars have a connection manager of their own. Sorted.
 	ProviderPorts []uint16
 	// Identities are those of the providers that have one, and MutualPorts those of Ports on which all have. Sorted.
@@ -69,6 +88,11 @@ type LiftOptions struct {
 	// Metrics says that connection managers count calls as istio_requests_total.
 	Metrics   bool
 	Namespace string // of the workloads
+	// Callers are applications whose mode is not OtherCallers. Of a service's mode and its caller's the more careful one holds.
+	Callers      []LiftCaller
+	OtherCallers LiftMode
+	Virtual      netip.Prefix // of the services' own addresses; invalid: they have none
+	XDS          XDS
 }
 
 // XDS is our endpoint discovery service as sidecars see it.
@@ -93,9 +117,67 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 		return resource.Set{}, []model.Problem{{Severity: model.SeverityError, Place: "spec.mesh.lift", Code: "NotEnforced",
 			Message: "services are to be lifted, but no filter is configured that would lift them"}}
 	}
-	lift := &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments}
-	var problems []model.Problem
+	lift, problems := l.plugin()
+	for i := range c.Plugin.CircuitBreaker {
+		b := &c.Plugin.CircuitBreaker[i]
+		service := b.Target.Service.Strings()
+		if b.PerEndpoint && slices.ContainsFunc(l.Hosts, func(h LiftedHost) bool { return service.Matches([]byte(h.Key.Interface)) }) {
+			problems = append(problems, model.Problem{Severity: model.SeverityWarning, Place: "CircuitBreakerRule " + b.Name, Code: "NotEnforced",
+				Message: "perEndpoint does not hold for the services that are lifted: their calls have no endpoint before Envoy routes them; a DestinationRule's outlierDetection does the same"})
+		}
+	}
+	lifting, lowering := c.Plugin, c.Plugin
+	lifting.Lift, lowering.Lower = lift, &plugin.Lower{ExceptionsFail: l.ExceptionsFail}
+	// Without the filter, what follows it could make nothing of what comes: connections end, so that whoever opened them knows.
+	closed := o
+	closed.FailClosed = true
+	resources := named(LiftName, extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, closed)
+	lower := slices.DeleteFunc(slices.Clone(l.Ports), func(p uint16) bool { return slices.Contains(l.ProviderPorts, p) })
+	if len(lower) == 0 {
+		lower = []uint16{nowhere}
+	}
+	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
+	here := plugin.Plugin{Generation: c.Plugin.Generation, Protocols: c.Plugin.Protocols, Limits: c.Plugin.Limits, Metrics: c.Plugin.Metrics, Lower: lowering.Lower}
+	resources = append(resources, named(LowerCallerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&here), []uint16{nowhere}, closed)...)
+	if len(l.ProviderPorts) > 0 {
+		behind := c.Plugin
+		behind.Lift, behind.Lower = l.atProvider(), &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
+		resources = append(resources, named(ProviderName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&behind), l.ProviderPorts, closed)...)
+	}
+	resources = append(resources, envoyFilter(LiftName, l.patches(o), o))
+	resources = append(resources, l.callers(o)...)
+	if l.Metrics {
+		// Apart from the other one: an istiod that does not know all of it drops it, and nothing else.
+		resources = append(resources, envoyFilter(MetricsName, l.metrics(), o))
+	}
+	set, err := resource.NewSet(resources)
+	if err != nil { // made of what has been checked
+		panic("governance: " + err.Error())
+	}
+	return set, problems
+}
+
+// atProvider is what the filter is told at providers that have a connection manager of their own, which says whose calls it takes: all go
+// on to the application.
+func (l *LiftOptions) atProvider() *plugin.Lift {
+	all := LiftOptions{Suffix: l.Suffix, Attachments: l.Attachments, Hosts: slices.Clone(l.Hosts)}
+	for i := range all.Hosts {
+		all.Hosts[i].Mode = LiftRouted
+	}
+	lift, _ := all.plugin()
+	return lift
+}
+
+// plugin is what the filter is told at callers.
+func (l *LiftOptions) plugin() (lift *plugin.Lift, problems []model.Problem) {
+	lift = &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments, Applications: l.applications()}
+	if l.Virtual.IsValid() {
+		lift.VirtualAddresses = l.Virtual.String()
+	}
 	for _, h := range l.Hosts {
+		if h.Mode != LiftRouted {
+			h.Host, h.Hashed = plugin.AsDialled, true
+		}
 		if !h.Hashed {
 			continue
 		}
@@ -113,42 +195,8 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
 		}
 	}
-	for i := range c.Plugin.CircuitBreaker {
-		b := &c.Plugin.CircuitBreaker[i]
-		service := b.Target.Service.Strings()
-		if b.PerEndpoint && slices.ContainsFunc(l.Hosts, func(h LiftedHost) bool { return service.Matches([]byte(h.Key.Interface)) }) {
-			problems = append(problems, model.Problem{Severity: model.SeverityWarning, Place: "CircuitBreakerRule " + b.Name, Code: "NotEnforced",
-				Message: "perEndpoint does not hold for the services that are lifted: their calls have no endpoint before Envoy routes them; a DestinationRule's outlierDetection does the same"})
-		}
-	}
-	lifting, lowering := c.Plugin, c.Plugin
-	lifting.Lift, lowering.Lower = lift, &plugin.Lower{ExceptionsFail: l.ExceptionsFail}
-	resources := named(LiftName, extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
-	lower := slices.DeleteFunc(slices.Clone(l.Ports), func(p uint16) bool { return slices.Contains(l.ProviderPorts, p) })
-	if len(lower) == 0 {
-		lower = nobodysPorts
-	}
-	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
-	if len(l.ProviderPorts) > 0 {
-		behind := c.Plugin
-		behind.Lift, behind.Lower = lift, &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
-		resources = append(resources, named(ProviderName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&behind), l.ProviderPorts, o)...)
-	}
-	resources = append(resources, envoyFilter(LiftName, l.patches(o), o))
-	if l.Metrics {
-		// Apart from the other one: an istiod that does not know all of it drops it, and nothing else.
-		resources = append(resources, envoyFilter(MetricsName, l.metrics(), o))
-	}
-	set, err := resource.NewSet(resources)
-	if err != nil { // made of what has been checked
-		panic("governance: " + err.Error())
-	}
-	return set, problems
+	return lift, problems
 }
-
-// nobodysPorts are for an extension that is only asked for by name: without ports it would be everywhere. Port 1 is TCPMUX, whose protocol no
-// registry holds.
-var nobodysPorts = []uint16{1}
 
 func envoyFilter(name string, patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch, o Options) resource.Resource {
 	return resource.Resource{
@@ -185,12 +233,8 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 		patches = append(patches, l.providerPatches(o)...)
 	}
 	for _, port := range l.Ports {
-		patches = append(patches, everything(port))
-		to := dialledName
-		if slices.Contains(l.MutualPorts, port) {
-			to += mutual
-		}
-		patches = append(patches, asDialled(port, to)...)
+		patches = append(patches, l.chains(port, o)...)
+		patches = append(patches, asDialled(port, dialledName+l.mutual(port))...)
 	}
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
@@ -224,8 +268,8 @@ func callerPatches(suffix string, socket object, o Options) []*networking.EnvoyF
 	}
 	return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, original),
-		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(LowerName+suffix, LowerName, originalCluster+suffix, o)),
-		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(dialledName+suffix, LowerName, originalCluster+suffix, o)),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(LowerName+suffix, LowerCallerName, originalCluster+suffix, o)),
+		patch(networking.EnvoyFilter_LISTENER, "", networking.EnvoyFilter_Patch_ADD, lowerListener(dialledName+suffix, LowerCallerName, originalCluster+suffix, o)),
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, internalCluster(dialledName+suffix)),
 	}
 }
@@ -280,17 +324,18 @@ func mutualTLS(identities []string) object {
 	}}
 }
 
-// lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol, by an extension, and sends it to a cluster.
-func lowerListener(name, extension, cluster string, o Options) object {
+// nowhere is the port of an extension that no listener of istiod's is to have: one that nobody serves (tcpmux, RFC 1078). istiod hands out its
+// configuration to whoever asks for it by name all the same.
+const nowhere = 1
+
+// lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol, by the extension of that name, and sends it to a cluster.
+func lowerListener(name, by, cluster string, o Options) object {
 	return object{
 		"name": name, "internal_listener": object{},
 		"listener_filters": []any{object{"name": originalDst,
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}}},
 		"filter_chains": []any{object{"filters": []any{
-			object{"name": extensionResource + o.namespace() + "." + extension, "config_discovery": object{
-				"config_source": object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
-				"type_urls":     []any{"type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"},
-			}},
+			extension(by, o),
 			object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 				"@type":       "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
 				"stat_prefix": name, "cluster": cluster, "idle_timeout": "0s",
@@ -376,17 +421,6 @@ func destination(format string) object {
 			"format_string": object{"text_format_source": object{"inline_string": format}, "omit_empty_values": true},
 		}},
 	}
-}
-
-// everything sends all connections to a port to the HTTP connection manager, ahead of which the filter lifts. istiod sends there what
-// Envoy's HTTP inspector takes for HTTP, by the application protocols in the chain's match, and everything else past it. One more
-// protocol with an empty name is what Envoy has for "any" (FilterChainManagerImpl, findFilterChainForApplicationProtocols).
-func everything(port uint16) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
-	p := patch(networking.EnvoyFilter_FILTER_CHAIN, "", networking.EnvoyFilter_Patch_MERGE, object{"filter_chain_match": object{"application_protocols": []any{""}}})
-	p.Match.ObjectTypes = &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: &networking.EnvoyFilter_ListenerMatch{
-		PortNumber: uint32(port), FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{ApplicationProtocols: "h2c"},
-	}}
-	return p
 }
 
 // cluster is our service as a cluster of a sidecar.

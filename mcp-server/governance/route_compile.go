@@ -53,14 +53,24 @@ type Subset struct {
 
 // Routes is what becomes of the RouteRules.
 type Routes struct {
-	Set      resource.Set        // a VirtualService and, where there are groups, a DestinationRule for each host
-	Subsets  map[string][]Subset // of lifted services, by host
+	Set     resource.Set        // a VirtualService and, where there are groups, a DestinationRule for each host
+	Subsets map[string][]Subset // of lifted services, by host
+	// Rules say what each rule became.
+	Rules    map[ID][]RoutedHost
 	Problems []model.Problem
+}
+
+// RoutedHost is what a RouteRule became for one host.
+type RoutedHost struct {
+	Host            string
+	VirtualService  string   // namespace/name
+	DestinationRule string   // the same; "" where there are no groups
+	Subsets         []string // of it, where the host is lifted; sorted
 }
 
 // CompileRoutes renders the RouteRules among rules for services.
 func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
-	out := Routes{Subsets: map[string][]Subset{}}
+	out := Routes{Subsets: map[string][]Subset{}, Rules: map[ID][]RoutedHost{}}
 	problem := func(severity model.Severity, r *Rule, code, format string, args ...any) {
 		out.Problems = append(out.Problems, model.Problem{Severity: severity, Place: place(r.File, r.Line), Code: code,
 			Message: strings.ToValidUTF8(r.ID.String()+": "+fmt.Sprintf(format, args...), "?")})
@@ -83,7 +93,7 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 		svc := &services[i]
 		c := routeCompiler{service: svc, options: &o, subsets: map[string]Subset{}}
 		ended := (*Rule)(nil)
-		concerned := false
+		var concerned []*Rule
 		for _, r := range routes {
 			s := r.Spec.(*RouteSpec)
 			if !s.Service.names(svc) {
@@ -98,13 +108,13 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 				problem(model.SeverityWarning, r, "Unreachable", "for %s it is never asked: %s comes before it and lets nothing through (degrade: false)", svc.Key, ended.ID)
 				continue
 			}
-			concerned = true
+			concerned = append(concerned, r)
 			c.problem = func(code, format string, args ...any) { problem(model.SeverityWarning, r, code, format, args...) }
 			if c.rule(r) {
 				ended = r
 			}
 		}
-		if !concerned {
+		if len(concerned) == 0 {
 			continue
 		}
 		if ended == nil {
@@ -114,6 +124,16 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 		name := "route-" + svc.Name
 		resources = append(resources, resource.Resource{Type: resource.TypeVirtualService, Namespace: o.Namespace, Name: name, Labels: labels,
 			Body: &networking.VirtualService{Hosts: []string{svc.Host}, Http: c.http}})
+		became := RoutedHost{Host: svc.Host, VirtualService: o.Namespace + "/" + name}
+		if len(c.subsets) > 0 {
+			became.DestinationRule = became.VirtualService
+			if svc.Lifted {
+				became.Subsets = slices.Sorted(maps.Keys(c.subsets))
+			}
+		}
+		for _, r := range concerned {
+			out.Rules[r.ID] = append(out.Rules[r.ID], became)
+		}
 		if len(c.subsets) == 0 {
 			continue
 		}

@@ -21,7 +21,7 @@ type ThrottleSpec struct {
 	// The interval of a rate. Default 1s; 1ms to 24h.
 	Interval Duration `yaml:"interval" json:"interval,omitzero"`
 	// Lets the calls that a rate has no token for wait for it, for so long at most, and go on at even distances; the others of their connection go on.
-	// Lifted calls do not wait. Default 0, which rejects them at once; 1ms to 1m. Not with warmUp, hotValues and global.
+	// Default 0, which rejects them at once; 1ms to 1m. Not with warmUp, hotValues and global.
 	MaxQueueingTime Duration `yaml:"maxQueueingTime" json:"maxQueueingTime,omitzero"`
 	// How many calls a rate may admit at once after a pause. Default threshold, or 1 with maxQueueingTime.
 	Burst Count `yaml:"burst" json:"burst,omitempty"`

@@ -4,7 +4,6 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +20,7 @@ const (
 	StageTranslate Stage = "translate" // when it was rendered for the mesh
 	StageRules     Stage = "rules"     // in governance rules
 	StageConfig    Stage = "config"    // in mcp-server's configuration
+	StageSidecar   Stage = "sidecar"   // by sidecars, in their traffic
 )
 
 // Problem is a model.Problem with its stage.
@@ -56,12 +56,14 @@ type Rule struct {
 	Explain func() json.RawMessage
 	// Generations are those of the filter's configuration that hold the rule as it is now, the latest last, at most maxGenerations.
 	Generations []string
+	// Routes are what a RouteRule became, by host.
+	Routes []Route
 }
 
 // maxGenerations bounds Rule.Generations.
 const maxGenerations = 64
 
-// Follow takes over what before, the state until now, knows of the rules that are the same in s.
+// Follow takes over what before, the state until now, knows of the rules and lifted services that are the same in s.
 func (s *State) Follow(before *State) {
 	type id struct{ kind, namespace, name string }
 	known := make(map[id]*Rule, len(before.Rules))
@@ -73,22 +75,20 @@ func (s *State) Follow(before *State) {
 		r := &s.Rules[i]
 		r.Generations = nil
 		if old := known[id{r.Kind, r.Namespace, r.Name}]; old != nil && old.Enabled == r.Enabled && bytes.Equal(old.Spec, r.Spec) {
-			r.Generations = slices.Clone(old.Generations)
+			r.Generations = old.Generations
 		}
-		if n := len(r.Generations); s.Generation == "" || !r.Enabled || n > 0 && r.Generations[n-1] == s.Generation {
-			continue
-		}
-		r.Generations = append(r.Generations, s.Generation)
-		if extra := len(r.Generations) - maxGenerations; extra > 0 {
-			r.Generations = slices.Clone(r.Generations[extra:])
+		if r.Enabled {
+			r.Generations = held(r.Generations, s.Generation)
 		}
 	}
+	followLifts(s.Lifts, before.Lifts, s.Generation)
 }
 
 // State is what is known at one moment. It is immutable.
 type State struct {
 	Snapshot   *model.Snapshot      // never nil
 	Hosts      map[model.Key][]Host // by service; the service's own host first
+	Lifts      map[model.Key]*Lift  // of the services that can be lifted
 	Problems   []Problem            // of all stages
 	Rules      []Rule               // sorted by kind, namespace and name
 	Generation string               // of the filter's configuration; "" where there is no filter

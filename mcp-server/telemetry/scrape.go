@@ -56,6 +56,7 @@ type page struct {
 	rules       map[ruleAction]float64
 	gauges      map[ruleName]RuleState
 	inFlight    map[call]float64
+	faults      map[fault]float64
 	generations []string // sorted
 	rejected    bool     // the filter has refused a configuration
 	series      int
@@ -105,7 +106,7 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the page: %w", err)
 	}
-	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, gauges: map[ruleName]RuleState{}, inFlight: map[call]float64{}}
+	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, gauges: map[ruleName]RuleState{}, inFlight: map[call]float64{}, faults: map[fault]float64{}}
 	generations := map[string]bool{}
 	for name, family := range families {
 		for _, m := range family.Metric {
@@ -145,6 +146,12 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 						g.Circuit = circuits[int(v)]
 					}
 					p.gauges[ruleOf(l)] = g
+				}
+			case metricFaults:
+				p.faults[fault{l[labelDirection], l[labelSystem], l[labelReason]}] += v
+			case metricConns:
+				if l[labelSystem] == "tls" {
+					p.faults[fault{l[labelDirection], "", FaultEncrypted}] += v
 				}
 			case metricRejected:
 				p.rejected = p.rejected || v > 0

@@ -30,6 +30,8 @@ const (
 	metricCircuit  = "isthmus_rule_circuit_state"
 	metricConfig   = "isthmus_filter_config_info"
 	metricRejected = "isthmus_filter_config_rejected"
+	metricFaults   = "isthmus_filter_faults_total"
+	metricConns    = "isthmus_filter_connections_total"
 )
 
 // The names of the labels that are read, as wasm-filters/config has them; a test holds the two together.
@@ -47,6 +49,7 @@ const (
 	labelAction     = "rpc_rule_action"
 	labelEndpoint   = "rpc_endpoint"
 	labelGeneration = "rpc_filter_generation"
+	labelReason     = "rpc_filter_reason"
 	labelLE         = "le"
 )
 
@@ -95,10 +98,11 @@ type Scraper struct {
 // target is one Envoy with what was read of it last.
 type target struct {
 	Target
-	pages []*page // oldest first, at most pagesKept
-	runs  []Run   // oldest first, at most runsKept
-	err   string
-	tried time.Time
+	pages  []*page // oldest first, at most pagesKept
+	runs   []Run   // oldest first, at most runsKept
+	faults map[fault]happened
+	err    string
+	tried  time.Time
 }
 
 // Run is a generation of the filter's configuration that an Envoy was seen to run.
@@ -237,6 +241,7 @@ func (s *Scraper) took(t *target, p *page, err error) {
 	}
 	t.err = ""
 	t.ran(p)
+	t.faulted(p)
 	if t.pages = append(t.pages, p); len(t.pages) > pagesKept {
 		t.pages = slices.Clone(t.pages[1:]) // so that the first one can be freed
 	}
@@ -251,6 +256,7 @@ type Report struct {
 	Services      []Traffic `json:"services"`      // the methods of each service together; Method is ""
 	Rules         []Rule    `json:"rules"`         // sorted by name and kind
 	Edges         []Edge    `json:"edges"`         // sorted by caller and service
+	Faults        []Fault   `json:"faults"`        // of the last ten minutes, in the order of the targets
 }
 
 // Status is the state of one target.
@@ -341,7 +347,7 @@ func (s *Scraper) Report() Report {
 	defer s.mu.Unlock()
 	now := time.Now()
 	window := s.interval * (pagesKept - 1)
-	r := Report{Time: now, WindowSeconds: window.Seconds(), Targets: []Status{}}
+	r := Report{Time: now, WindowSeconds: window.Seconds(), Targets: []Status{}, Faults: []Fault{}}
 	sum := newSums()
 	for _, t := range s.targets {
 		status := Status{Name: t.Name, URL: t.URL, Up: t.err == "" && len(t.pages) > 0, Error: t.err}
@@ -355,6 +361,7 @@ func (s *Scraper) Report() Report {
 			}
 		}
 		r.Targets = append(r.Targets, status)
+		r.Faults = append(r.Faults, t.recent(now)...)
 	}
 	sum.fill(&r)
 	return r

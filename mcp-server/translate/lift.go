@@ -54,7 +54,8 @@ type Lifted struct {
 	Host     string
 	Hashed   bool     // Host does not follow from Key by rule
 	Ports    []uint16 // on which callers may dial its endpoints; sorted, the service's own among them
-	// AtProvider is that of the first selector that selects the service.
+	// Selector is the first one that selects the service, as index in Options.Lift, and AtProvider is its.
+	Selector   int
 	AtProvider bool
 	Endpoints  []LiftedEndpoint
 }
@@ -141,7 +142,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 		if selector >= 0 {
 			why := p.unliftable()
 			if why == "" {
-				p.atProvider, p.http = o.Lift[selector].AtProvider, o.Lift[selector].HTTP
+				p.selector = selector
 				candidates = append(candidates, p)
 				continue
 			}
@@ -180,7 +181,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) (resource.Resource, Lifted) {
 	r := o.serviceEntry(p, svc, labels, problems)
 	body := r.Body.(*networking.ServiceEntry)
-	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), AtProvider: p.atProvider}
+	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), Selector: p.selector, AtProvider: o.Lift[p.selector].AtProvider}
 	locality := map[netip.AddrPort]model.Locality{}
 	for _, e := range p.endpoints {
 		if a, err := netip.ParseAddr(e.Address); err == nil {
@@ -202,7 +203,7 @@ func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[strin
 	slices.SortFunc(l.Endpoints, func(a, b LiftedEndpoint) int { return a.Address.Compare(b.Address) })
 	body.Endpoints = nil
 	body.Resolution = networking.ServiceEntry_STATIC
-	if p.atProvider {
+	if o.Lift[p.selector].AtProvider {
 		// istiod, which does not know the endpoints, has callers demand one of these names of them.
 		identities := map[string]bool{}
 		for _, e := range l.Endpoints {

@@ -171,7 +171,7 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 			t.Lifted = append(t.Lifted, l)
 			for _, port := range l.Ports {
 				lifted[port] = true
-				providers[port] = providers[port] || p.http
+				providers[port] = providers[port] || o.Lift[p.selector].HTTP
 			}
 			for _, e := range p.endpoints {
 				o.callee(callees, e)
@@ -234,17 +234,15 @@ func Translate(s *model.Snapshot, o Options) *Translation {
 
 // part is what of a service speaks one protocol.
 type part struct {
-	service  *model.Service
-	protocol model.Protocol
-	wire     wire
-	host     string
-	readable bool
-	main     bool
-	lifted   bool
-	// atProvider is Lifted.AtProvider
-	atProvider bool
-	http       bool              // its ports are among Translation.ProviderPorts
-	endpoints  []*model.Endpoint // also those that take no traffic
+	service   *model.Service
+	protocol  model.Protocol
+	wire      wire
+	host      string
+	readable  bool
+	main      bool
+	lifted    bool
+	selector  int               // Lifted.Selector
+	endpoints []*model.Endpoint // also those that take no traffic
 }
 
 // socket is where an endpoint listens.

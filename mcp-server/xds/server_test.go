@@ -54,6 +54,23 @@ func TestNothingBeforeApply(t *testing.T) {
 	}
 }
 
+// What sidecars ask for tells which DestinationRules are in force in them.
+func TestAsked(t *testing.T) {
+	s, address := start(t, Options{}, nil)
+	e := dial(t, address, dialOptions{})
+	subset := func(host, subset string) string { return ClusterName{Host: host, Port: 20880, Subset: subset}.String() }
+	e.subscribe(nil, name("a"), "none of ours")
+	first := e.subscribe(nil, subset("a", "v2"), subset("b", "v1")) // another stream of the same sidecar
+	const node = "sidecar~10.0.0.9~shop-1.vm~vm.svc.cluster.local"
+	is := func(want string) {
+		t.Helper()
+		e.wait("the subscriptions "+want, func() bool { return strings.ReplaceAll(fmt.Sprintf("%q", s.Asked()), node, "node") == want })
+	}
+	is(`map["a":map["node":["" "v2"]] "b":map["node":["v1"]]]`)
+	first.end()
+	is(`map["a":map["node":[""]]]`)
+}
+
 // Only what has changed is sent, to those who asked for it. What goes is taken back, and comes again.
 func TestChanges(t *testing.T) {
 	s, address := start(t, Options{}, nil)

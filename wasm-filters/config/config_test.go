@@ -48,7 +48,7 @@ var full = Plugin{
 		Type: ThrottleRate, Threshold: 4294967295, IntervalMillis: 86400000, Burst: 2, WarmUp: WarmUp{PeriodMillis: 1, ColdFactor: 2},
 	}, {Rule: Rule{Name: "ns/d"}, Threshold: 1, MaxQueueingMillis: 60_000}, {Rule: Rule{Name: "ns/b"}, HotValues: HotValues{Subject: SubjectLabel, Key: "user", MaxValues: 9}},
 		{Rule: Rule{Name: "ns/c"}, Global: Global{Cluster: "limits", Authority: "limits.example.org", Domain: "shop", SyncMillis: 50, StalenessMillis: 60}}},
-	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"},
+	Lift: &Lift{Suffix: "mesh.example", Attachments: []string{"tenant", "userId"}, Applications: Match{NotIn: []string{"web"}}, VirtualAddresses: "240.64.0.0/10",
 		Hosts: []Host{{Service: "demo.A", Version: "1", Group: "g", Host: "a.default.svc.cluster.local"}}},
 	Lower: &Lower{ExceptionsFail: true, HeartbeatMillis: 3_600_000, BehindHTTP: true},
 }
@@ -90,7 +90,7 @@ func TestEveryField(t *testing.T) {
 	visit(reflect.ValueOf(full), "")
 	for path, ok := range set {
 		// Of a Match only one may be set, so they are looked at in one of them.
-		if !ok && path != ".KeysOnly" && !strings.Contains(path, ".Target.") && !strings.HasPrefix(path, ".FaultInjection[].Rule.") && !strings.HasPrefix(path, ".Degrade[].Rule.") &&
+		if !ok && path != ".KeysOnly" && !strings.Contains(path, ".Target.") && !strings.HasPrefix(path, ".Lift.Applications.") && !strings.HasPrefix(path, ".FaultInjection[].Rule.") && !strings.HasPrefix(path, ".Degrade[].Rule.") &&
 			!strings.HasPrefix(path, ".CircuitBreaker[].Rule.") && !strings.HasPrefix(path, ".Access[].Rule.") && !strings.HasPrefix(path, ".Throttle[].Rule.Match") {
 			t.Errorf("%s is not set in this test", path)
 		}

@@ -1,5 +1,7 @@
 package config
 
+import "github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
+
 // Lift turns the calls of connections from clients into HTTP/2 streams for the HTTP connection manager behind the filter. It
 // acts on listeners that are not inbound; connections that speak no RPC protocol pass as they are.
 type Lift struct {
@@ -10,7 +12,16 @@ type Lift struct {
 	// Attachments are the names of those attachments (Dubbo) and headers and baggage items (Bolt) that become headers of the
 	// request, at most 64: "x-isthmus-attachment-" and the name in lower case.
 	Attachments []string `json:"attachments,omitempty"`
+	// Applications are those whose calls go where routes say, by the workload's own application; zero is all. The calls of others are
+	// lifted, too, but go where they are addressed.
+	Applications Match `json:"applications,omitzero"`
+	// VirtualAddresses is the network that services' own addresses are in, 240.64.0.0/10: who has dialled one of these has dialled no
+	// provider, so that routes have the say. Empty where there are none.
+	VirtualAddresses string `json:"virtualAddresses,omitempty"`
 }
+
+// AsDialled is the host of services whose calls go where they are addressed: nobody's, so that no route is for it.
+const AsDialled = "as-dialled.invalid"
 
 // Host gives a service a host, which is the request's :authority.
 type Host struct {
@@ -68,6 +79,10 @@ func (r *reader) lift(l *Lift) {
 				l.Hosts = append(l.Hosts, Host{})
 				r.host(&l.Hosts[len(l.Hosts)-1])
 			})
+		case "virtualAddresses":
+			l.VirtualAddresses = r.text()
+		case "applications":
+			r.match(&l.Applications)
 		case "attachments":
 			r.list(maxAttachments, func() { l.Attachments = append(l.Attachments, r.text()) })
 		default:
@@ -139,6 +154,10 @@ func (v *validator) lift(l *Lift) {
 	}
 	if len(l.Hosts) > MaxHosts {
 		v.fault("lift.hosts", "more than 10000 elements")
+	}
+	v.match("lift.applications", &l.Applications)
+	if _, ok := match.ParseNetwork(l.VirtualAddresses); !ok && l.VirtualAddresses != "" {
+		v.fault("lift.virtualAddresses", "must be a network, such as 240.64.0.0/10")
 	}
 	seen := make(map[Host]struct{}, len(l.Hosts))
 	for i, h := range l.Hosts {

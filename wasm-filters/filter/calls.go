@@ -19,7 +19,7 @@ type call struct {
 	// Of a rejected call, what makes its error response.
 	code                          protocol.Code // 0: not rejected
 	flags, serialization, variant uint8
-	retry                         uint32 // milliseconds
+	retry                         uint32 // milliseconds; of a call that is not rejected, how long its caller waits, 0 where it does not say
 	rule                          string
 	answer                        *policy.Answer
 }

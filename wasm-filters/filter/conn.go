@@ -420,10 +420,23 @@ func guess(b []byte) string {
 	return "unknown"
 }
 
-// request decides on the request that vm.frame describes.
-func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (verdict, int) {
+// http tells whether a client's first bytes look like HTTP.
+func http(b []byte) bool {
+	what := guess(b)
+	return what == "http" || what == "http2"
+}
+
+// seen is what describe has seen of a request's attachments.
+type seen struct {
+	readable      bool // they can be read at all
+	read, visited bool // to their end; as far as it went
+}
+
+// describe finds out what the request is that vm.frame describes and b begins with: vm.known, vm.timeout, vm.route, and where calls are
+// lifted, vm.collect. The route is nil where it takes more of the frame: need bytes.
+func (c *Conn) describe(side Side, b []byte) (r *route, dir policy.Direction, s seen, need int) {
 	rt, vm := c.rt, c.rt.vm
-	f, m := &vm.frame, &rt.metrics
+	f := &vm.frame
 	p := &vm.protocols[c.protocol]
 	k := &vm.known
 	k.service, k.version, k.group = f.Service.Of(b), f.Version.Of(b), f.Group.Of(b)
@@ -431,16 +444,14 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	timeout := f.TimeoutMillis
 	k.class, k.label = nil, nil
 	vm.headRead = true
-	limits := &rt.rules.conf.Limits
-	readable := f.Flaw == protocol.FlawNone && f.Len <= uint64(limits.MaxInspectBytes)
-	read, visited := false, false // the attachments, to their end; as far as it went
+	s.readable = f.Flaw == protocol.FlawNone && f.Len <= uint64(rt.rules.conf.Limits.MaxInspectBytes)
 	vm.lifting = c.lifting()
-	if (p.late() || vm.lifting != nil) && readable {
+	if (p.late() || vm.lifting != nil) && s.readable {
 		if uint64(len(b)) < f.Len {
-			return more, int(f.Len)
+			return nil, 0, s, int(f.Len)
 		}
 		a := &vm.attachment
-		read, visited = a.read(vm, rt.rules, c.protocol, b), true
+		s.read, s.visited = a.read(vm, rt.rules, c.protocol, b), true
 		if vm.lifting != nil {
 			vm.lifting.finish()
 		}
@@ -455,11 +466,12 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.timeout = timeout
-	dir, back := c.dir, side == Upstream
+	dir = c.dir
+	back := side == Upstream
 	if back {
 		dir = reverse(dir)
 	}
-	r := c.last[side]
+	r = c.last[side]
 	if r == nil || r.epoch != rt.epoch || !r.is(c.protocol, dir, back, k) {
 		var shared bool
 		if r, shared = rt.route(c.protocol, dir, back, k); !shared {
@@ -467,6 +479,20 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.route = r
+	return r, dir, s, 0
+}
+
+// request decides on the request that vm.frame describes.
+func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (verdict, int) {
+	rt, vm := c.rt, c.rt.vm
+	f, m := &vm.frame, &rt.metrics
+	p := &vm.protocols[c.protocol]
+	r, dir, s, need := c.describe(side, b)
+	if r == nil {
+		return more, need
+	}
+	timeout, limits := vm.timeout, &rt.rules.conf.Limits
+	readable, read, visited := s.readable, s.read, s.visited
 	if c.relay != nil {
 		switch {
 		case c.relay.silent:
@@ -498,10 +524,11 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		}
 	}
 	vm.call.Marks = 0
+	vm.delayed = false
 	then := pass
 	if r.chain != nil {
 		// That all of a long request is here is an accident of how its bytes were cut.
-		hold := r.chain.delays && ours && c.relay == nil && f.Len <= uint64(limits.MaxInspectBytes) && uint64(len(b)) >= f.Len && c.room(f.Len)
+		hold := r.chain.delays && ours && (c.relay == nil || c.relay.delays(f.Len)) && f.Len <= uint64(limits.MaxInspectBytes) && uint64(len(b)) >= f.Len && c.room(f.Len)
 		v := c.decide(r, dir, now, read, ours, hold)
 		if v.Reject {
 			return c.reject(side, out, pos, r, v, now), 0
@@ -509,7 +536,7 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 		if v.Delay > 0 {
 			if hold {
 				c.delay(b[:f.Len], now+v.Delay)
-				then = replace // by nothing, for now
+				then, vm.delayed = replace, true // by nothing, for now
 			} else {
 				m.fault(c.protocol, c.dir, faultUndelayed)
 			}
@@ -533,7 +560,8 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	}
 	e := t.add(&vm.tables, f.ID)
 	e.route, e.start = r, now
-	e.deadline = now + policy.Nanos(max(limits.CallTimeoutMillis, min(timeout, maxCallTimeout)))*1_000_000
+	e.retry = min(timeout, maxCallTimeout)
+	e.deadline = now + policy.Nanos(patience(limits.CallTimeoutMillis, e.retry))*1_000_000
 	if vm.call.Marks != 0 {
 		e.chain, e.marks = r.chain, vm.call.Marks
 	}
@@ -541,6 +569,19 @@ func (c *Conn) request(side Side, b []byte, out *output, pos int, ours bool) (ve
 	m.touch(r.timing)
 	return then, 0
 }
+
+// patience returns for how many milliseconds a call is followed whose caller waits for timeout, 0 where it does not say. Once that has given up,
+// the provider may still be at it, or may have thrown the request away without a word (Bolt's dispatcher, RpcRequestProcessor): as much
+// time again, and five seconds at least, and then limit has the say.
+func patience(limit, timeout uint32) uint32 {
+	if timeout == 0 {
+		return limit
+	}
+	return max(timeout, min(limit, timeout+max(timeout, 5000)))
+}
+
+// late is how long after its caller's timeout a response is still in time: Dubbo looks at its timeouts every 30 ms.
+const late = policy.Nanos(50_000_000)
 
 // maxCallTimeout bounds in milliseconds how long a call itself may ask to be waited for.
 const maxCallTimeout = 3_600_000
@@ -636,9 +677,13 @@ func (c *Conn) finish(side Side, i int, o protocol.Outcome, now policy.Nanos) {
 		return
 	}
 	r, m := e.route, &c.rt.metrics
-	m.count(r.series, o, 1)
 	d := now - e.start
-	if o != protocol.OutcomeNoResponse && o != protocol.OutcomeClosed {
+	returned := o != protocol.OutcomeNoResponse && o != protocol.OutcomeClosed
+	if e.retry > 0 && o != protocol.OutcomeClosed && d > policy.Nanos(e.retry)*1_000_000+late {
+		o = protocol.OutcomeTimeout // whatever came, its caller had given up
+	}
+	m.count(r.series, o, 1)
+	if returned {
 		r.timing.observe(d)
 	}
 	r.timing.inFlight--

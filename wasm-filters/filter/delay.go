@@ -84,6 +84,13 @@ func (c *Conn) between() bool {
 	return (s.skip == 0 || s.swallow) && (len(s.hold) == 0 || s.withheld)
 }
 
+// hasten makes the requests that wait go now: no more will come behind them.
+func (c *Conn) hasten() {
+	for i := range c.delays {
+		c.delays[i].due = 0
+	}
+}
+
 // passing is what is to become of a connection whose bytes pass.
 func (c *Conn) passing(side Side) Action {
 	if side == Downstream && len(c.delays) > 0 {
@@ -139,6 +146,9 @@ func (vm *VM) Release(ready func(c *Conn) bool, pass func(c *Conn, frames []byte
 	for _, c := range vm.waiting {
 		switch {
 		case len(c.delays) == 0 || c.delays[0].due > now:
+		case c.relay != nil:
+			c.wakeSoon()
+			c.refused = now + retry // as it may not be able to take them yet
 		case c.between() && ready(c):
 			vm.line = c.resend(vm.line[:0], now)
 			pass(c, vm.line)

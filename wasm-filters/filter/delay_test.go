@@ -20,6 +20,7 @@ func (*bareHost) Gauge([]byte) filter.Metric                                { re
 func (*bareHost) Add(filter.Metric, int64)                                  {}
 func (*bareHost) Set(filter.Metric, uint64)                                 {}
 func (*bareHost) PeerAddress(dst []byte) []byte                             { return dst }
+func (*bareHost) DialledAddress(dst []byte) []byte                          { return dst }
 func (*bareHost) PeerIdentity(dst []byte) []byte                            { return dst }
 func (*bareHost) Shared() policy.Shared                                     { return nil }
 func (*bareHost) Ask([]byte, string, string, []byte, uint32) (uint32, bool) { return 0, false }

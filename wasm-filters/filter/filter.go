@@ -78,6 +78,8 @@ type Host interface {
 	// PeerAddress appends the address and port of who opened the connection whose callback is at hand: "10.0.0.1:80",
 	// "[fd00::1]:80". Nothing where it has none.
 	PeerAddress(dst []byte) []byte
+	// DialledAddress appends, in the same form, what that connection was opened to, before anything redirected it.
+	DialledAddress(dst []byte) []byte
 	// PeerIdentity appends the URI SAN of the certificate that the peer of the connection at hand showed, nothing where it showed
 	// none.
 	PeerIdentity(dst []byte) []byte

@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
 )
@@ -35,6 +36,9 @@ type relay struct {
 	// Lift.
 	silent  bool // whoever lowers governs and meters
 	table   *liftTable
+	dialled match.Address // what the client has dialled, once a table has asked for it; dials says that it is known
+	knows   bool
+	dials   bool
 	nextID  uint32
 	window  int64 // of the stream current
 	blocked bool  // kept waits for a window, or for a stream to end
@@ -50,6 +54,7 @@ type relay struct {
 	held    int  // bytes of requests and responses that wait
 	quiet   policy.Nanos
 	sample  protocol.Frame // what makes a heartbeat
+	leaves  policy.Nanos   // from when the provider gets no new calls that may go elsewhere; 0: it stays
 }
 
 // relaying is what a VM has for relayed connections.
@@ -72,6 +77,8 @@ type relaying struct {
 	timeout uint32 // how long its caller waits, in milliseconds
 	lowered uint32 // its stream
 	claims  []byte // of the header block, or the request, at hand
+	delayed bool   // the request at hand is delayed
+	first   bool   // the headers of the stream at hand say that it is the first attempt
 	refused call   // of the call that a policy rejects, what makes the answer
 }
 
@@ -149,12 +156,18 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 		return Continue, false
 	}
 	vm.ticked = false
+	if end && side == Downstream {
+		c.hasten()
+	}
 	in := c.gather(r, side, b, n)
 	vm.wire = vm.wire[:0]
 	done, action := 0, Continue
 	if r.mode == relayUndecided {
 		if !c.recognize(r, in, end) {
 			// Neither: what was kept goes ahead, and the connection is like any other from here on.
+			if c.rt.rules.lift != nil && c.dir != policy.DirectionServer && !http(in) {
+				c.rt.metrics.fault(len(vm.protocols), c.dir, faultUnlifted)
+			}
 			if k := len(r.kept[side]); k > n {
 				b.Prepend(r.kept[side][:k-n])
 				n = k
@@ -188,10 +201,18 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 	if cap(vm.wire) > 4<<20 {
 		vm.wire = nil // an exception, not worth its memory
 	}
-	if side == Downstream {
-		return Yield, true
+	switch {
+	case side == Upstream:
+		return Continue, true
+	case len(c.delays) > 0:
+		return Linger, true
 	}
-	return Continue, true
+	return Yield, true
+}
+
+// delays tells whether a request of so many bytes can wait on the connection: one that is lifted leaves at once, when its time has come.
+func (r *relay) delays(n uint64) bool {
+	return r.mode == relayLower || n <= uint64(max(0, min(r.session.InitialWindow, h2.DefaultWindow)))
 }
 
 // gather returns what is to be read: what was kept, and the buffer.
@@ -269,7 +290,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 			}
 			c.protocol = i
 			rt.metrics.plain[i][c.dir].connections.n++
-			r.mode, r.table, r.nextID = relayLift, rt.rules.lift, 1
+			r.mode, r.table, r.nextID = relayLift, c.liftTable(rt.rules.lift), 1
 			c.endpoint.unknown()
 			r.silent = c.dir == policy.DirectionServer
 			vm.wire = r.session.Begin(vm.wire, false, 0)
@@ -279,6 +300,24 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 		}
 	}
 	return false
+}
+
+// liftTable returns the table for the connection, whose callback is at hand or was before.
+func (c *Conn) liftTable(t *liftTable) *liftTable {
+	if t.routed == nil {
+		return t
+	}
+	r := c.relay
+	if !r.knows {
+		vm := c.rt.vm
+		vm.line = vm.host.DialledAddress(vm.line[:0])
+		r.dialled, r.dials = match.ParsePeer(vm.line)
+		r.knows = true
+	}
+	if r.dials && t.virtual.Contains(&r.dialled) {
+		return t.routed
+	}
+	return t
 }
 
 // lifting returns what gathers the attachments of the connection's calls, or holds them to headers; nil if nothing does.
@@ -308,12 +347,15 @@ func (c *Conn) relayer() protocol.Relayer {
 func (c *Conn) liftDown(r *relay, in []byte) (pos int, _ Action) {
 	vm := c.rt.vm
 	if t := c.rt.rules.lift; t != nil {
-		r.table = t
+		r.table = c.liftTable(t)
 	}
 	vm.wire = append(vm.wire, r.toUp...)
 	r.toUp = r.toUp[:0]
 	r.blocked = false
 	s := &r.session
+	if len(c.delays) > 0 {
+		c.liftDelayed(r)
+	}
 	for pos < len(in) {
 		if r.rest > 0 {
 			k := min(r.rest, uint64(len(in)-pos))
@@ -370,6 +412,34 @@ func (c *Conn) liftDown(r *relay, in []byte) (pos int, _ Action) {
 	return pos, Continue
 }
 
+// liftDelayed begins the streams of the requests whose time has come, as far as they may. They may do so in the middle of another one.
+func (c *Conn) liftDelayed(r *relay) {
+	vm, s := c.rt.vm, &r.session
+	now, n := vm.now(), 0
+	current, rest, window := r.current, r.rest, r.window
+	for ; n < len(c.delays) && c.delays[n].due <= now; n++ {
+		frame := c.delays[n].frame
+		if uint32(r.streams.n) >= s.MaxStreams || min(s.SendWindow, s.InitialWindow) < int64(len(frame)) {
+			r.blocked = true
+			break
+		}
+		if need, err := vm.protocols[c.protocol].Codec.Decode(&vm.frame, frame); need == 0 && err == nil {
+			if route, _, _, _ := c.describe(Downstream, frame); route != nil {
+				r.current = 0
+				if c.liftCall(r, frame); r.current != 0 {
+					vm.wire = h2.AppendData(vm.wire, r.current, frame, true)
+					s.SendWindow -= int64(len(frame))
+				}
+			}
+		}
+		c.delayedBytes -= len(frame)
+		vm.holds.put(frame)
+	}
+	r.current, r.rest, r.window = current, rest, window
+	c.delays = c.delays[:copy(c.delays, c.delays[n:])]
+	clear(c.delays[len(c.delays) : len(c.delays)+n])
+}
+
 // liftCall begins a stream for the request that vm.frame describes and b begins with; c.request has seen it.
 func (c *Conn) liftCall(r *relay, b []byte) {
 	vm, f := c.rt.vm, &c.rt.vm.frame
@@ -377,18 +447,25 @@ func (c *Conn) liftCall(r *relay, b []byte) {
 	case f.Len > uint64(c.rt.rules.conf.Limits.MaxFrameBytes):
 		c.liftRefuse(r, protocol.CodeAborted, "frame longer than maxFrameBytes")
 		return
-	case f.Flaw != protocol.FlawNone:
-		c.liftRefuse(r, protocol.CodeAborted, "the request cannot be read: "+f.Flaw.String())
-		return
 	case r.nextID > h2.MaxStream || r.final && r.nextID > r.last:
 		c.liftRefuse(r, protocol.CodeUnavailable, "the connection is about to close")
 		return
 	}
 	var prefix []byte
-	prefix, vm.prefix = r.table.prefix(vm.route, vm.protocols[c.protocol].Codec.Name(), &vm.known, vm.prefix)
-	if len(prefix) == 0 {
-		c.liftRefuse(r, protocol.CodeUnavailable, "the service has no host")
+	system := vm.protocols[c.protocol].Codec.Name()
+	if f.Flaw == protocol.FlawNone {
+		prefix, vm.prefix = r.table.prefix(vm.route, system, &vm.known, vm.prefix)
+	}
+	switch {
+	case len(prefix) > 0:
+	case r.silent:
+		// Whoever decides next does so by what the call is.
+		c.liftRefuse(r, protocol.CodeAborted, "the request cannot be read")
 		return
+	default:
+		// Whatever it is for, its caller has dialled somebody.
+		vm.prefix = appendUnread(vm.prefix[:0], system)
+		prefix = vm.prefix
 	}
 	block := append(vm.block[:0], prefix...)
 	if vm.timeout > 0 {
@@ -477,13 +554,13 @@ func (c *Conn) liftUp(r *relay, in []byte) (pos int, _ Action) {
 			c.liftGoAway(r, uint32(ev.N))
 		}
 	}
-	if r.streams.n == 0 && (r.final || r.nextID > lateStream) && len(r.kept[Downstream]) == 0 && r.rest == 0 {
+	if r.streams.n == 0 && len(c.delays) == 0 && (r.final || r.nextID > lateStream) && len(r.kept[Downstream]) == 0 && r.rest == 0 {
 		// Nothing is under way: the client may as well begin again.
 		c.ending = true
 		c.wakeSoon()
 		return pos, Continue
 	}
-	if hurry || r.blocked && r.session.SendWindow > 0 && (r.current == 0 || r.window > 0) {
+	if hurry || r.blocked && r.session.SendWindow > 0 && (r.current == 0 || r.window > 0 || len(c.delays) > 0) {
 		c.wakeSoon()
 	}
 	return pos, Continue
@@ -696,7 +773,7 @@ func (c *Conn) Wake(b Buffer) Action {
 	if r == nil || c.blind || r.mode == relayUndecided {
 		return Continue
 	}
-	if c.ending && r.streams.n == 0 && len(r.kept[Downstream]) == 0 && r.rest == 0 {
+	if c.ending && r.streams.n == 0 && len(c.delays) == 0 && len(r.kept[Downstream]) == 0 && r.rest == 0 {
 		c.blind = true
 		return Close
 	}
@@ -748,6 +825,11 @@ func (c *Conn) sweepRelay(now policy.Nanos) {
 			r.urgent = true
 			c.lowerRemove(r, e)
 		}
+	}
+	if r.mode == relayLower && r.leaves > 0 && r.streams.n == 0 && len(c.delays) == 0 && now-max(r.leaves, r.quiet) >= leaveAfter {
+		c.ending = true // nobody calls any more, and the provider need not wait for us
+		c.wakeSoon()
+		return
 	}
 	if r.mode == relayLower && c.lowerHeartbeat(r, now) || len(r.toUp) > owed {
 		c.wakeSoon()

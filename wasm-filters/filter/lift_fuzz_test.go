@@ -46,6 +46,8 @@ func FuzzRelay(f *testing.F) {
 	}
 	const ours = "content-type=application/x-isthmus-dubbo"
 	for _, cuts := range [][]byte{{255}, {0, 30}} {
+		f.Add(uint8(9), dubbo("req", "hb", "oneway", "req"), http2("settings window=100000", "ack ", "headers stream=1,_status=200,x-isthmus-outcome=ok", "data stream=1,end=1+resp"), cuts)
+		f.Add(uint8(10), http2("preface ", "settings ", "headers stream=1,"+ours, "data stream=1,end=1+req", "headers stream=3,"+ours, "data stream=3,end=1+req", "reset stream=3"), dubbo("event", "resp", "resp"), cuts)
 		f.Add(uint8(0), dubbo("req", "hb", "oneway", "req"),
 			http2("settings window=100000", "ack ", "headers stream=1,_status=200,x-isthmus-outcome=ok", "data stream=1,end=1+resp", "headers stream=3,_status=503,end=1", "ping ack=1",
 				"window stream=0,by=9", "reset stream=5", "goaway last=1"), cuts)
@@ -66,6 +68,9 @@ func FuzzRelay(f *testing.F) {
 		}
 		if mode&8 != 0 {
 			conf = `{"lift":{},"lower":{"behindHTTP":true},"access":[{"name":"a","action":"deny","match":[{"subject":"callerIdentity","operator":"prefix","values":["spiffe://a"]}]}]}`
+		}
+		if mode&16 != 0 {
+			conf = `{"lift":{},"lower":{},"faultInjection":[{"name":"d","delayMillis":30000}]}`
 		}
 		n := filtertest.NewNative(new(filtertest.World), protocols)
 		if err := n.Configure(conf); err != nil {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/h2"
@@ -18,7 +19,8 @@ const (
 	headerOneWay   = "x-isthmus-oneway"
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
-	headerGRPC     = "grpc-status" // grpcCode, for whoever counts calls and for retries; with our content type nothing else acts on it
+	headerGRPC     = "grpc-status"           // grpcCode, for whoever counts calls and for retries; with our content type nothing else acts on it
+	headerAttempt  = "x-envoy-attempt-count" // of a lifted call that Envoy sends on: 1 for the first time
 
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"
@@ -45,15 +47,15 @@ type liftBlock struct {
 // prefix returns the beginning of the header block of the calls that k describes. It is kept with the route; shared tells that the
 // route is not.
 func (t *liftTable) prefix(r *route, system string, k *known, scratch []byte) (block, _ []byte) {
-	if r.lift != nil && r.lift.table == t {
-		return r.lift.block, scratch
+	if kept := r.lift[t.index]; kept != nil && kept.table == t {
+		return kept.block, scratch
 	}
 	scratch = t.appendPrefix(scratch[:0], system, k)
 	if len(scratch) > maxLiftBlock-maxAttachmentBlock-256 {
 		scratch = scratch[:0]
 	}
 	if r.hash != 0 { // one that is remembered
-		r.lift = &liftBlock{table: t, block: append([]byte(nil), scratch...)}
+		r.lift[t.index] = &liftBlock{table: t, block: append([]byte(nil), scratch...)}
 	}
 	return scratch, scratch
 }
@@ -83,6 +85,17 @@ func (t *liftTable) appendPrefix(dst []byte, system string, k *known) []byte {
 		}
 	}
 	return dst
+}
+
+// appendUnread appends the beginning of the header block of a call whose names are not known, or make no host.
+func appendUnread(dst []byte, system string) []byte {
+	var room [64]byte
+	dst = h2.AppendIndexed(dst, h2.IndexMethodPost)
+	dst = h2.AppendIndexed(dst, h2.IndexSchemeHTTP)
+	dst = h2.AppendField(dst, h2.IndexAuthority, append(room[:0], config.AsDialled...))
+	dst = h2.AppendField(dst, h2.IndexPath, append(room[:0], '/'))
+	dst = h2.AppendField(dst, h2.IndexContentType, append(append(room[:0], contentType...), system...))
+	return h2.AppendLiteral(dst, headerProtocol, append(room[:0], system...))
 }
 
 // appendPath appends one segment of a path: what is not unreserved in a URI (RFC 3986) or "$" is escaped, and a segment of dots, too,

@@ -4,6 +4,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/policy/match"
 )
 
 // The host of a service follows from its names by the rule of mcp-server's translate.Naming, which is written down there. It is
@@ -24,9 +25,15 @@ type liftTable struct {
 	conf    *config.Lift
 	hosts   map[config.Host]string
 	headers []string // of conf.Attachments
+	dialled bool     // all calls go where they are addressed
+	// routed is the table for connections to services' own addresses, where none can; nil where it would be the same.
+	routed  *liftTable
+	virtual match.Network
+	index   int // 1 for routed
 }
 
-func newLiftTable(conf *config.Lift) *liftTable {
+// newLiftTable makes conf ready for the workloads of app, which may be "".
+func newLiftTable(conf *config.Lift, app string) *liftTable {
 	t := &liftTable{conf: conf, hosts: make(map[config.Host]string, len(conf.Hosts))}
 	for _, h := range conf.Hosts {
 		key := h
@@ -36,11 +43,29 @@ func newLiftTable(conf *config.Lift) *liftTable {
 	for _, a := range conf.Attachments {
 		t.headers = append(t.headers, config.HeaderOf(a))
 	}
+	applications := conf.Applications.Strings()
+	t.dialled = !applications.Matches([]byte(app))
+	var ok bool
+	if t.virtual, ok = match.ParseNetwork(conf.VirtualAddresses); ok {
+		own := *t
+		own.dialled, own.index, own.hosts = false, 1, make(map[config.Host]string)
+		for key, h := range t.hosts {
+			if h != config.AsDialled {
+				own.hosts[key] = h
+			}
+		}
+		if t.dialled || len(own.hosts) < len(t.hosts) {
+			t.routed = &own
+		}
+	}
 	return t
 }
 
 // appendHost appends the host of a service. It returns false where it would be a hash. system is the protocol's name.
 func (t *liftTable) appendHost(dst []byte, system string, k *known) ([]byte, bool) {
+	if t.dialled {
+		return append(dst, config.AsDialled...), true
+	}
 	version := k.version
 	if system == "dubbo" && string(version) == "0.0.0" {
 		version = nil // how Dubbo says that there is none
@@ -226,7 +251,7 @@ const shortCodes = "._$-*"
 // LiftHost returns the host of a service whose calls are lifted: what their :authority is. system is the protocol's name, suffix the
 // domain. ok is false where it would be a hash. It is for those who hold this rule to mcp-server's.
 func LiftHost(suffix, system, service, version, group string) (host string, ok bool) {
-	t := newLiftTable(&config.Lift{Suffix: suffix})
+	t := newLiftTable(&config.Lift{Suffix: suffix}, "")
 	b, ok := t.appendHost(nil, system, &known{service: []byte(service), version: []byte(version), group: []byte(group)})
 	return string(b), ok
 }

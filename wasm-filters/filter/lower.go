@@ -10,6 +10,10 @@ import (
 // Towards it, a call has the number of its stream as its id: no two calls of a connection have the same, and what the provider answers
 // leads back to the stream by itself.
 
+// leaveAfter is how long after a provider has said that it is about to end new calls are sent elsewhere, where they can be: until then
+// it should be known to whoever balances. Dubbo ends after ten seconds.
+const leaveAfter = policy.Nanos(2_000_000_000)
+
 // heartbeatID is the id of our own heartbeats: no stream of a client's has an even number.
 const heartbeatID = 2
 
@@ -63,10 +67,15 @@ func (vm *VM) lowerProtocol(s *h2.Session, b []byte) int {
 func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte, claims bool) int {
 	p := -1
 	vm.claims = vm.claims[:0]
+	vm.first = false
 	for d.Begin(block); d.Next(); {
 		name := d.Name()
 		if claims && claimed(name) {
 			vm.claims = appendClaim(vm.claims, name, d.Value())
+			continue
+		}
+		if len(name) == len(headerAttempt) && string(name) == headerAttempt {
+			vm.first = millis(d.Value()) == 1
 			continue
 		}
 		if len(name) != len("content-type") || string(name) != "content-type" {
@@ -111,6 +120,9 @@ func (c *Conn) lowerDown(r *relay, in []byte) (pos int, _ Action) {
 	if len(r.toUp) > 0 {
 		vm.wire = append(vm.wire, r.toUp...)
 		r.toUp = r.toUp[:0]
+	}
+	if len(c.delays) > 0 {
+		vm.wire = c.resend(vm.wire, vm.now())
 	}
 	if !r.begun {
 		pos = len(h2.Preface)
@@ -184,6 +196,8 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	if p == -2 {
 		return false
 	}
+	// Who has tried before may have nobody else to go to.
+	leave := r.leaves > 0 && vm.first && vm.now() >= r.leaves
 	if e := r.streams.find(ev.Stream); e != nil {
 		if ev.End && e.phase == phaseRequest {
 			c.lowerCall(r, e, e.body)
@@ -195,7 +209,7 @@ func (c *Conn) lowerBlock(r *relay, ev *h2.Event) bool {
 	}
 	r.last = ev.Stream
 	switch {
-	case r.final, r.streams.n >= 2*int(c.rt.rules.conf.Limits.MaxInFlight):
+	case leave, r.streams.n >= 2*int(c.rt.rules.conf.Limits.MaxInFlight):
 		r.toDown = h2.AppendReset(r.toDown, ev.Stream, h2.RefusedStream)
 		r.urgent = true
 		return true
@@ -265,7 +279,7 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 	r.sample = protocol.Frame{Flags: f.Flags, Serialization: f.Serialization, Variant: f.Variant}
 	codec.SetID(body, f, uint64(e.stream))
 	f.ID = uint64(e.stream)
-	now := vm.now()
+	now, waits := vm.now(), false
 	if r.lower.BehindHTTP {
 		vm.claims = append(vm.claims[:0], e.claims...)
 		vm.holds.put(e.claims)
@@ -276,7 +290,9 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 		vm.lowered = e.stream
 		switch v, _ := c.request(Downstream, body, &vm.out, 0, true); v {
 		case replace:
-			return
+			if waits = vm.delayed; !waits {
+				return
+			}
 		case lost:
 			r.toDown = appendPlain(r.toDown, vm, e.stream, 400)
 			r.urgent = true
@@ -285,7 +301,9 @@ func (c *Conn) lowerCall(r *relay, e *relayed, body []byte) {
 		}
 		e.deadline = max(e.deadline, now+timeoutOf(vm.timeout))
 	}
-	vm.wire = append(vm.wire, body...)
+	if !waits {
+		vm.wire = append(vm.wire, body...)
+	}
 	r.quiet = now
 	if f.Kind == protocol.KindOneWay {
 		vm.block = c.lowerHead(vm.block[:0], 200, protocol.OutcomeNone, grpcOK)
@@ -417,9 +435,11 @@ func (c *Conn) lowerUp(r *relay, in []byte) (pos int, _ Action) {
 			r.toUp = codec.AppendAck(r.toUp, f)
 			c.wakeSoon()
 		case protocol.KindEvent:
-			// The provider wants no more calls on this connection.
-			r.final = true
-			vm.wire = h2.AppendGoAway(vm.wire, r.last, h2.NoError)
+			// The provider is about to end, and gives who calls it time to hear of that from the registry. It ends at once when its
+			// connections do (Dubbo's HeaderExchangeServer.isRunning), so this one is not what ends.
+			if r.leaves == 0 {
+				r.leaves = vm.now() + leaveAfter
+			}
 		}
 	}
 	vm.wire = append(vm.wire, r.toDown...)

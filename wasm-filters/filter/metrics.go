@@ -104,6 +104,7 @@ const (
 	faultUnknown                    // response to no call in flight
 	faultAttachments                // could not be read
 	faultLate                       // a rule rejects a frame that has gone on in part
+	faultUnlifted                   // a connection that was to be lifted is none of a protocol that is
 	faultUndelayed                  // a rule delays a request that is too long, or one of too many
 	faultEndpoint                   // a rule asks for the endpoint of a call, which is not known
 	faultContradiction              // headers that do not say what the call says
@@ -113,7 +114,7 @@ const (
 
 var faultNames = [faults]string{
 	"unknown_serialization", "malformed", "too_deep", "long_head", "oversize", "framing_lost", "untracked", "id_reuse", "unmatched_response",
-	"attachments", "too_late", "undelayed", "no_endpoint", "contradiction", "internal",
+	"attachments", "too_late", "unlifted", "undelayed", "no_endpoint", "contradiction", "internal",
 }
 
 // metrics are those of one runtime.

@@ -21,9 +21,9 @@ type route struct {
 
 	series *series
 	timing *timing
-	chain  *chain // nil: no rule matches
-	epoch  uint32 // of the ruleset that chain comes from
-	lift   *liftBlock
+	chain  *chain        // nil: no rule matches
+	epoch  uint32        // of the ruleset that chain comes from
+	lift   [2]*liftBlock // see liftTable.index
 }
 
 // is tells whether r is the route of the calls that k describes.

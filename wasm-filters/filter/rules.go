@@ -152,7 +152,7 @@ func (vm *VM) compile(conf *config.Plugin, app string) (*ruleset, config.Faults)
 	}
 	rs.ring = keyring(rs.conf.Keys)
 	if rs.conf.Lift != nil {
-		rs.lift = newLiftTable(rs.conf.Lift)
+		rs.lift = newLiftTable(rs.conf.Lift, app)
 	}
 	for i := range rs.specs {
 		if service := rs.specs[i].target.service.Exact; service != "" {

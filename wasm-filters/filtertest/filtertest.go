@@ -17,6 +17,7 @@
 //	close NAME                    the connection is gone
 //	tick DURATION                 the clock advances, then the plugin's timer fires; prints what leaves the filter on account of it
 //	advance DURATION              the clock advances
+//	dialled [ADDRESS]             what the connections that follow are opened to: 10.0.0.1:80
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	endpoint [ADDRESS]            where the connections that follow go to: 10.0.0.2:20880
 //	request NAME client|server NAME=VALUE …
@@ -105,12 +106,14 @@ type World struct {
 	Peer, Identity string
 	// Endpoint is the address, with its port, that connections which are opened from now on go to.
 	Endpoint string
-	values   []value
-	names    map[string]filter.Metric
-	logs     []string
-	shared   map[string]*entry
-	mark     uint32
-	Calls    int // of the host, by the filter
+	// Dialled is the address, with its port, that they are opened to.
+	Dialled string
+	values  []value
+	names   map[string]filter.Metric
+	logs    []string
+	shared  map[string]*entry
+	mark    uint32
+	Calls   int // of the host, by the filter
 	// Away says that services cannot be asked.
 	Away      bool
 	questions []Question
@@ -299,10 +302,10 @@ type nativeHost struct {
 	rig *Native
 }
 
-// A peer is who opened a connection, and where it goes to.
-type peer struct{ address, identity, endpoint string }
+// A peer is who opened a connection, to what, and where it goes to.
+type peer struct{ address, identity, dialled, endpoint string }
 
-func (w *World) peer() peer { return peer{w.Peer, w.Identity, w.Endpoint} }
+func (w *World) peer() peer { return peer{w.Peer, w.Identity, w.Dialled, w.Endpoint} }
 
 func (h nativeHost) Now() policy.Nanos                 { h.Calls++; return h.Clock }
 func (h nativeHost) Log(l filter.Level, line []byte)   { h.log(l, string(line)) }
@@ -313,6 +316,10 @@ func (h nativeHost) Set(m filter.Metric, v uint64)     { h.set(m, v) }
 func (h nativeHost) PeerAddress(dst []byte) []byte {
 	h.Calls++
 	return append(dst, h.rig.peer.address...)
+}
+func (h nativeHost) DialledAddress(dst []byte) []byte {
+	h.Calls++
+	return append(dst, h.rig.peer.dialled...)
 }
 func (h nativeHost) PeerIdentity(dst []byte) []byte {
 	h.Calls++

@@ -145,6 +145,9 @@ func (s *Script) command(out *strings.Builder, line string) error {
 	case "app":
 		world.App = arg(0)
 		return nil
+	case "dialled":
+		world.Dialled = arg(0)
+		return nil
 	case "peer":
 		world.Peer, world.Identity = arg(0), arg(1)
 		return nil

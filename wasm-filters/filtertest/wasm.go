@@ -359,10 +359,10 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			if _, s := r.stream(); s != nil {
 				v = []byte(s.details)
 			}
-		case "source.address", "connection.uri_san_peer_certificate", "upstream.address":
+		case "source.address", "connection.uri_san_peer_certificate", "upstream.address", "destination.address":
 			if r.data != nil && r.data.id == r.current {
 				p := &r.data.peer
-				v = []byte(map[byte]string{'s': p.address, 'c': p.identity, 'u': p.endpoint}[name[0]])
+				v = []byte(map[byte]string{'s': p.address, 'c': p.identity, 'u': p.endpoint, 'd': p.dialled}[name[0]])
 			}
 			if _, s := r.stream(); s != nil {
 				v = []byte(s.peer.address)

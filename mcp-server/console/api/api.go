@@ -21,6 +21,26 @@ type Service struct {
 	Providers    int              `json:"providers"`
 	Active       int              `json:"active"` // providers that the mesh calls
 	Consumers    int              `json:"consumers"`
+	Lift         *Lift            `json:"lift,omitempty"` // absent where its calls cannot be lifted
+}
+
+// Lift is how far the calls of a service are lifted. It is only known of the sidecars that mcp-server reads the metrics of, of those whose
+// address is a consumer's.
+type Lift struct {
+	Mode     string            `json:"mode"`              // of the service: lift, dialled, passthrough
+	Callers  map[string]string `json:"callers,omitempty"` // of calling applications; "*" is all others. The more careful one holds
+	Lower    string            `json:"lower"`             // caller, provider: whose sidecar makes RPC of it again
+	Lifted   int               `json:"lifted"`            // sidecars of consumers that lift and route its calls
+	Enforced int               `json:"enforced"`          // sidecars of consumers that do what they should, whatever that is
+	Of       int               `json:"of"`
+	Since    time.Time         `json:"since,omitzero"` // when the last of those that do began to
+	Sidecars []LiftSidecar     `json:"sidecars,omitempty"`
+}
+
+// LiftSidecar is how far one sidecar is.
+type LiftSidecar struct {
+	RuleSidecar
+	Mode string `json:"mode"` // that it should have
 }
 
 // Host is how a service appears in the mesh.
@@ -60,7 +80,7 @@ type ConsumerList struct {
 
 // Problem is a fault in somebody's data.
 type Problem struct {
-	Stage string `json:"stage"` // registry, translate, rules, config
+	Stage string `json:"stage"` // registry, translate, rules, config, sidecar
 	model.Problem
 }
 
@@ -105,6 +125,18 @@ type Effective struct {
 	Rates    map[string]float64    `json:"rates"`          // the same a second, over the last seconds
 	Sidecars []RuleSidecar         `json:"sidecars,omitempty"`
 	States   []telemetry.RuleState `json:"states,omitempty"` // tokens, calls under way, circuits, by sidecar
+	Routes   []RoutedHost          `json:"routes,omitempty"` // of a RouteRule: what it became
+}
+
+// RoutedHost is what a RouteRule became for one host: Istio's own resources, and where they are in force, as far as it shows in what
+// sidecars ask endpoint discovery for.
+type RoutedHost struct {
+	Host            string   `json:"host"`
+	VirtualService  string   `json:"virtualService"`            // namespace/name
+	DestinationRule string   `json:"destinationRule,omitempty"` // the same
+	Enforced        int      `json:"enforced"`                  // sidecars that know all groups of the rule
+	Of              int      `json:"of"`                        // that know the host; 0 where the rule has no groups or the host is not lifted
+	Others          []string `json:"others,omitempty"`          // subsets that sidecars know from somebody else's DestinationRule
 }
 
 // EffectiveState says in one word how far a rule is enforced.
@@ -117,6 +149,7 @@ const (
 	EffectivePending  EffectiveState = "pending"  // on none yet
 	EffectiveNowhere  EffectiveState = "nowhere"  // its target selects no sidecar that is known
 	EffectiveDisabled EffectiveState = "disabled" // it is switched off
+	EffectiveServed   EffectiveState = "served"   // istiod has it, and nothing tells how far it went: of RouteRules
 	EffectiveNoFilter EffectiveState = "noFilter" // no filter is configured that would enforce it
 )
 

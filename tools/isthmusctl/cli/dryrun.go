@@ -468,6 +468,9 @@ func (s *drySidecar) Add(m filter.Metric, delta int64) {
 // Set implements filter.Host.
 func (s *drySidecar) Set(filter.Metric, uint64) {}
 
+// DialledAddress implements filter.Host.
+func (s *drySidecar) DialledAddress(dst []byte) []byte { return dst }
+
 // PeerAddress implements filter.Host.
 func (s *drySidecar) PeerAddress(dst []byte) []byte {
 	if s.peer.CallerIP == "" {

@@ -321,7 +321,12 @@ the whole answer of the API.`,
 			}
 			fmt.Fprintln(s.Out)
 		}
-		return s.print(*output, r, func() *table { return sidecarTable(&r.Effective) })
+		return s.print(*output, r, func() *table {
+			if r.Kind == routeKind {
+				return routeTable(r.Effective.Routes)
+			}
+			return sidecarTable(&r.Effective)
+		})
 	}
 	return cmd
 }
@@ -351,13 +356,7 @@ func (s *Streams) ruleHead(r *api.Rule) {
 func sidecarTable(e *api.Effective) *table {
 	t := &table{head: []string{"SIDECAR", "APPLICATION", "STATE", "SINCE", "NOW", "NOTE"}, empty: "none of the sidecars that mcp-server reads is selected", wrap: true}
 	for _, c := range e.Sidecars {
-		colour, since, now := colourYellow, "", ""
-		switch c.State {
-		case api.SidecarEnforced:
-			colour = colourGreen
-		case api.SidecarRejected, api.SidecarUnreachable:
-			colour = colourRed
-		}
+		since, now := "", ""
 		if !c.Since.IsZero() {
 			since = c.Since.UTC().Format(time.RFC3339)
 		}
@@ -376,7 +375,7 @@ func sidecarTable(e *api.Effective) *table {
 				now = circuitsOf(st.Circuits)
 			}
 		}
-		t.add(text(c.Name), text(c.Application), coloured(string(c.State), colour), text(since), text(now), text(c.Error))
+		t.add(text(c.Name), text(c.Application), coloured(string(c.State), sidecarColour(c.State)), text(since), text(now), text(c.Error))
 	}
 	return t
 }
@@ -404,7 +403,11 @@ type explained struct {
 	Namespace   string                 `json:"namespace"`
 	Name        string                 `json:"name"`
 	Explanation governance.Explanation `json:"explanation"`
+	Routes      []api.RoutedHost       `json:"routes,omitempty"` // of a RouteRule in a server: what it became
 }
+
+// routeKind is the kind of rule that becomes Istio's own resources, of which no filter is told.
+const routeKind = "RouteRule"
 
 func newRuleExplain(s *Streams, server *serverFlags) *cobra.Command {
 	cmd := &cobra.Command{
@@ -438,7 +441,7 @@ without a server.`,
 			if err != nil {
 				return err
 			}
-			list = []explained{{r.Kind, r.Namespace, r.Name, r.Explanation}}
+			list = []explained{{r.Kind, r.Namespace, r.Name, r.Explanation, r.Effective.Routes}}
 		}
 		if *output != formatTable {
 			return s.print(*output, list, nil)
@@ -477,7 +480,7 @@ func explainFiles(rules []fileRule, args []string) ([]explained, error) {
 		if name != "" && name != r.Name && name != r.Namespace+"/"+r.Name || kind != "" && kind != r.Kind {
 			continue
 		}
-		out = append(out, explained{r.Kind, r.Namespace, r.Name, governance.Explain(r, all)})
+		out = append(out, explained{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name, Explanation: governance.Explain(r, all)})
 	}
 	if len(out) == 0 {
 		return nil, badf("there is no rule %q in the files", strings.Join(args, " "))
@@ -497,7 +500,14 @@ func (s *Streams) explain(x *explained) error {
 			fmt.Fprintf(s.Out, "  %s\n", printable(c))
 		}
 	}
-	fmt.Fprintf(s.Out, "The filter is told: %s\n", printable(flat(e.Plugin)))
+	if x.Kind != routeKind {
+		fmt.Fprintf(s.Out, "The filter is told: %s\n", printable(flat(e.Plugin)))
+	} else if len(x.Routes) > 0 {
+		fmt.Fprintln(s.Out, "It became:")
+		if err := s.indented(routeTable(x.Routes)); err != nil {
+			return err
+		}
+	}
 	if len(e.Relations) == 0 {
 		return nil
 	}

@@ -20,7 +20,7 @@ func newRules(s *Streams, server *serverFlags) *cobra.Command {
 		Use:   "rules",
 		Short: "List the rules in force, and what they do in the sidecars",
 		Long: `rules lists the governance rules that are in force. SIDECARS is how many of those that the rule selects, of the ones whose
-metrics mcp-server reads (spec.telemetry), run the rule as it is now; the rates are of the last seconds.`,
+metrics mcp-server reads (spec.telemetry), run the rule as it is now; of a RouteRule, how many of those that call lifted services know its groups. The rates are of the last seconds.`,
 		Args: cobra.NoArgs,
 	}
 	output := outputFlag(cmd)

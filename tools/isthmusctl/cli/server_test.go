@@ -135,6 +135,42 @@ func empty(o *console.Options) {
 	o.Istiods = nil
 }
 
+// lifting is a server that lifts a service, at one of its two consumers, and has a RouteRule for it beside somebody's DestinationRule.
+func lifting(o *console.Options) {
+	state, at := known(), time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	key := model.Key{Framework: "dubbo", Interface: "demo.GreetService", Version: "1.0.0", Group: "g1"}
+	host := state.Hosts[key][0].Host
+	state.Lifts = map[model.Key]*store.Lift{
+		key: {Mode: "lift", Callers: map[string]string{"batch": "passthrough"}, Lower: "caller", Generations: []string{"gen-2"}},
+		{Framework: "sofa", Interface: "demo.HelloService", Version: "1.0"}: {Mode: "dialled", Lower: "provider", Generations: []string{"gen-2"}},
+	}
+	for i := range state.Snapshot.Services {
+		if svc := &state.Snapshot.Services[i]; svc.Key == key {
+			svc.Consumers = append(svc.Consumers, model.Consumer{Address: "192.0.2.79", Application: "batch"})
+		}
+	}
+	state.Rules = append(state.Rules, store.Rule{Kind: "RouteRule", Namespace: "default", Name: "split", File: "/etc/isthmus/rules/t.yaml", Line: 1, Enabled: true, Spec: json.RawMessage(`{"service":{"interface":"demo.GreetService"}}`),
+		Explain: func() json.RawMessage {
+			return json.RawMessage(`{"does":"routes the calls","calls":["service is demo.GreetService"]}`)
+		},
+		Routes: []store.Route{{Host: host, VirtualService: "default/route-greet", DestinationRule: "default/route-greet", Subsets: []string{"v1-or-all", "v2-or-all"}}}})
+	o.Store = new(store.Store)
+	o.Store.Publish(state)
+	o.Traffic = func() telemetry.Report {
+		r := metered()
+		r.Targets = []telemetry.Status{
+			{Name: "web", URL: "http://192.0.2.77:15090/stats/prometheus", Up: true, Runs: []telemetry.Run{{Generation: "gen-1", Since: at.Add(-time.Hour)}, {Generation: "gen-2", Since: at}}},
+			{Name: "web-2", URL: "http://192.0.2.78:15090/stats/prometheus", Up: true, Runs: []telemetry.Run{{Generation: "gen-1", Since: at.Add(-time.Hour)}}},
+			{Name: "batch", URL: "http://192.0.2.79:15090/stats/prometheus", Up: true, Runs: []telemetry.Run{{Generation: "gen-2", Since: at.Add(-time.Minute)}}},
+		}
+		r.Faults = []telemetry.Fault{{Target: "web", Direction: "client", Reason: telemetry.FaultEncrypted, Total: 2}}
+		return r
+	}
+	o.Subsets = func() map[string]map[string][]string {
+		return map[string]map[string][]string{host: {"sidecar~192.0.2.77~web": {"", "v1-or-all", "v2-or-all"}, "sidecar~192.0.2.78~web-2": {"", "canary"}}}
+	}
+}
+
 // TestLiveTables holds what people see to the golden files.
 func TestLiveTables(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -147,6 +183,12 @@ func TestLiveTables(t *testing.T) {
 		"services-filtered":  {args: "services -q GREET --framework dubbo --registry zk --protocol dubbo --application greet-provider"},
 		"services-narrow":    {columns: 90, args: "services"},
 		"services-colour":    {colour: true, args: "services -q demo"},
+		"services-lifted":    {change: lifting, args: "services"},
+		"service-lifted":     {change: lifting, args: "service dubbo/demo.GreetService:1.0.0:g1"},
+		"rules-lifted":       {change: lifting, args: "rules"},
+		"rule-route":         {change: lifting, args: "rule get route split"},
+		"rule-route-explain": {change: lifting, args: "rule explain split"},
+		"problems-lifted":    {change: lifting, args: "problems --stage sidecar"},
 		"services-none":      {change: empty, args: "services"},
 		"services-none-fit":  {args: "services -q nothing"},
 		"service":            {args: "service dubbo/demo.GreetService:1.0.0:g1"},

@@ -29,7 +29,8 @@ func newServices(s *Streams, server *serverFlags) *cobra.Command {
 		Use:   "services",
 		Short: "List the services of all registries",
 		Long: `services lists what a running mcp-server knows: the services of all registries, with the numbers of their providers and
-consumers. Where the mesh does not call all providers of a service, "1/2" says how many of how many it does.`,
+consumers. Where the mesh does not call all providers of a service, "1/2" says how many of how many it does. LIFTED is on how many of its
+consumers' sidecars, of those whose metrics mcp-server reads, its calls are lifted, or what is done with them instead.`,
 		Example: `  isthmusctl services -q greet
   isthmusctl services --registry zk --protocol dubbo -o json`,
 		Args: cobra.NoArgs,
@@ -59,7 +60,7 @@ consumers. Where the mesh does not call all providers of a service, "1/2" says h
 }
 
 func apiServiceTable(items []api.Service, empty string) *table {
-	t := &table{head: []string{"SERVICE", "PROTOCOLS", "APPLICATIONS", "PROVIDERS", "CONSUMERS", "REGISTRIES", "HOST"}, empty: empty, spare: []int{6, 2, 5, 1}}
+	t := &table{head: []string{"SERVICE", "PROTOCOLS", "APPLICATIONS", "PROVIDERS", "CONSUMERS", "LIFTED", "REGISTRIES", "HOST"}, empty: empty, spare: []int{7, 2, 6, 1}}
 	for i := range items {
 		svc := &items[i]
 		protocols := make([]string, len(svc.Protocols))
@@ -71,7 +72,7 @@ func apiServiceTable(items []api.Service, empty string) *table {
 			host = svc.Hosts[0].Host
 		}
 		t.add(text(svc.ID), text(list(protocols)), text(list(slices.Clone(svc.Applications))), providersCell(svc.Providers, svc.Active),
-			number(svc.Consumers), text(list(slices.Clone(svc.Registries))), text(host))
+			number(svc.Consumers), liftCell(svc.Lift), text(list(slices.Clone(svc.Registries))), text(host))
 	}
 	return t
 }
@@ -144,12 +145,16 @@ func (s *Streams) service(d *api.ServiceDetail) error {
 	for _, p := range d.Protocols {
 		protocols = append(protocols, string(p))
 	}
+	var lifted []string
+	if d.Lift != nil {
+		lifted = []string{liftLine(d.Lift)}
+	}
 	for _, f := range []struct {
 		name   string
 		values []string
 	}{
 		{"Host", hosts}, {"Protocols", protocols}, {"Applications", d.Applications}, {"Registries", d.Registries}, {"Methods", d.Methods},
-		{"Metadata", pairs(d.Metadata)},
+		{"Metadata", pairs(d.Metadata)}, {"Lifted", lifted},
 	} {
 		if len(f.values) == 0 {
 			continue
@@ -175,7 +180,11 @@ func (s *Streams) service(d *api.ServiceDetail) error {
 		return err
 	}
 	fmt.Fprintf(s.Out, "\n%s\n", s.paint(colourBold, count(len(d.ConsumerList), "consumer")))
-	return s.indented(consumerTable(d.ConsumerList))
+	if err := s.indented(consumerTable(d.ConsumerList)); err != nil || d.Lift == nil || len(d.Lift.Sidecars) == 0 {
+		return err
+	}
+	fmt.Fprintf(s.Out, "\n%s\n", s.paint(colourBold, count(len(d.Lift.Sidecars), "sidecar")+" of its consumers"))
+	return s.indented(liftTable(d.Lift))
 }
 
 // fieldIndent is where the values of a service's fields begin.

@@ -29,7 +29,7 @@ mesh, rules, and the configuration itself. Errors come first: something is missi
 	output := outputFlag(cmd)
 	server.addTimeout(cmd)
 	cmd.Flags().StringVar(&severity, "severity", "", "only errors, or only warnings: error, warning")
-	cmd.Flags().StringVar(&stage, "stage", "", "only those of this stage: registry, translate, rules, config")
+	cmd.Flags().StringVar(&stage, "stage", "", "only those of this stage: registry, translate, rules, config, sidecar")
 	cmd.Flags().StringVar(&registry, "registry", "", "only those in this registry's data")
 	cmd.Flags().StringVar(&code, "code", "", "only those of this code")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

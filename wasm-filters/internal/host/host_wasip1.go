@@ -43,6 +43,9 @@ func (host) Add(m filter.Metric, delta int64) { proxyIncrementMetric(uint32(m), 
 
 func (host) Set(m filter.Metric, value uint64) { proxyRecordMetric(uint32(m), value) }
 
+func (host) DialledAddress(dst []byte) []byte {
+	return append(dst, property("destination", "address")...)
+}
 func (host) PeerAddress(dst []byte) []byte { return append(dst, property("source", "address")...) }
 
 func (host) PeerIdentity(dst []byte) []byte {

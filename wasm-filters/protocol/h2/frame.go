@@ -115,13 +115,6 @@ func AppendPing(dst []byte, data uint64) []byte {
 	return binary.BigEndian.AppendUint64(dst, data)
 }
 
-// AppendGoAway appends a GOAWAY: streams after last were not looked at.
-func AppendGoAway(dst []byte, last uint32, code Code) []byte {
-	dst = AppendHeader(dst, Header{Length: 8, Type: TypeGoAway})
-	dst = binary.BigEndian.AppendUint32(dst, last)
-	return binary.BigEndian.AppendUint32(dst, uint32(code))
-}
-
 func appendWindowUpdate(dst []byte, stream, n uint32) []byte {
 	dst = AppendHeader(dst, Header{Length: 4, Type: TypeWindowUpdate, Stream: stream})
 	return binary.BigEndian.AppendUint32(dst, n)
