@@ -16,7 +16,8 @@ import (
 func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	out := make([]translate.LiftSelector, len(l.Services))
 	for i, s := range l.Services {
-		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port, AtProvider: s.Lower == config.LowerProvider}
+		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port,
+			AtProvider: s.Lower == config.LowerProvider, Failover: s.Failover}
 	}
 	return out
 }
@@ -67,7 +68,7 @@ func routed(t *translate.Translation, rules []governance.Rule, o *translate.Opti
 func assignments(t *translate.Translation, groups map[string][]governance.Subset, namespace string) *xds.Assignments {
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
-		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+		s := xds.Service{Host: l.Host, Namespace: namespace, Failover: l.Failover, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
 		for j, e := range l.Endpoints {
 			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider}
 		}

@@ -39,6 +39,9 @@ type LiftSelector struct {
 	// Lower says whose sidecars turn HTTP/2 back into the providers' protocol: the caller's (default), and providers need none, or the
 	// provider's, which then must all have one. The first selector that selects a service has the say.
 	Lower string `yaml:"lower"`
+	// Failover says that sidecars call the providers nearest to them (the same sub-zone, zone, region) and others only as far as those are
+	// missing or ejected. It holds for a service where the first selector that selects it says so.
+	Failover bool `yaml:"failover"`
 }
 
 // The values of LiftSelector.Lower.
@@ -96,7 +99,7 @@ func (l Lift) validate() adapters.Faults {
 		if !slices.Contains([]string{"", LowerCaller, LowerProvider}, s.Lower) {
 			f.Add(at+".lower", "must be %s or %s", LowerCaller, LowerProvider)
 		}
-		if s == (LiftSelector{Lower: s.Lower}) {
+		if s == (LiftSelector{Lower: s.Lower, Failover: s.Failover}) {
 			f.Add(at, `says nothing; {interface: "*"} is every service`)
 		}
 		if len(s.Framework) > maxMatch || len(s.Interface) > maxMatch || len(s.Application) > maxMatch {

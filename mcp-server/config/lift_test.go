@@ -39,7 +39,7 @@ func TestLift(t *testing.T) {
 func TestLiftFaults(t *testing.T) {
 	text := head + `  mesh:
     lift:
-      services: [{lower: nobody}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
+      services: [{lower: nobody, failover: true}, {interface: "a*b"}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
       attachments: ["", ` + strings.Repeat("y", 129) + `, tenant, Tenant]
   xds:
     address: 0.0.0.0:15992

@@ -24,6 +24,8 @@ type LiftSelector struct {
 	// AtProvider says that the providers' sidecars turn HTTP/2 back into the providers' protocol. Else those of the callers do, and
 	// providers need none.
 	AtProvider bool
+	// Failover says that callers prefer the providers nearest to them.
+	Failover bool
 }
 
 // selects tells whether the part is meant.
@@ -52,8 +54,9 @@ type Lifted struct {
 	Host     string
 	Hashed   bool     // Host does not follow from Key by rule
 	Ports    []uint16 // on which callers may dial its endpoints; sorted, the service's own among them
-	// AtProvider is that of the first selector that selects the service.
+	// AtProvider and Failover are those of the first selector that selects the service.
 	AtProvider bool
+	Failover   bool
 	Endpoints  []LiftedEndpoint
 }
 
@@ -138,7 +141,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 		if selector >= 0 {
 			why := p.unliftable()
 			if why == "" {
-				p.atProvider = o.Lift[selector].AtProvider
+				p.atProvider, p.failover = o.Lift[selector].AtProvider, o.Lift[selector].Failover
 				candidates = append(candidates, p)
 				continue
 			}
@@ -177,7 +180,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) (resource.Resource, Lifted) {
 	r := o.serviceEntry(p, svc, labels, problems)
 	body := r.Body.(*networking.ServiceEntry)
-	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), AtProvider: p.atProvider}
+	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), AtProvider: p.atProvider, Failover: p.failover}
 	locality := map[netip.AddrPort]model.Locality{}
 	for _, e := range p.endpoints {
 		if a, err := netip.ParseAddr(e.Address); err == nil {

@@ -29,6 +29,9 @@ func renderLift(t *testing.T, tr *Translation) []byte {
 			endpoints = append(endpoints, fmt.Sprintf("%s weight %d locality %q labels %v", e.Address, e.Weight, locality(e.Locality), e.Labels))
 		}
 		services = append(services, map[string]any{"host": l.Host, "hashed": l.Hashed, "atProvider": l.AtProvider, "ports": l.Ports, "endpoints": endpoints})
+		if l.Failover {
+			services[len(services)-1]["failover"] = true
+		}
 	}
 	e := yaml.NewEncoder(out)
 	e.SetIndent(2)
@@ -70,6 +73,7 @@ func TestLiftGolden(t *testing.T) {
 					Application string `yaml:"application"`
 					Port        uint16 `yaml:"port"`
 					AtProvider  bool   `yaml:"atProvider"`
+					Failover    bool   `yaml:"failover"`
 				} `yaml:"services"`
 			}
 			if err := settings.Decode(&selection); err != nil {

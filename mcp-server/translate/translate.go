@@ -198,9 +198,9 @@ type part struct {
 	readable bool
 	main     bool
 	lifted   bool
-	// atProvider is Lifted.AtProvider
-	atProvider bool
-	endpoints  []*model.Endpoint // also those that take no traffic
+	// atProvider and failover are Lifted.AtProvider and Lifted.Failover.
+	atProvider, failover bool
+	endpoints            []*model.Endpoint // also those that take no traffic
 }
 
 // socket is where an endpoint listens.
