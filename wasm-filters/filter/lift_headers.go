@@ -19,6 +19,11 @@ const (
 	headerOutcome  = "x-isthmus-outcome" // protocol.Outcome; it tells that a response is a call's, not one of Envoy's own
 	headerTimeout  = "x-envoy-upstream-rq-timeout-ms"
 
+	// headerGRPCStatus goes with what a provider has not begun, and grpcUnavailable is its value: Envoy's retries "unavailable" look at it
+	// whatever the content is, and are among those that Istio makes unless it is told otherwise; a 503 alone is not.
+	headerGRPCStatus = "grpc-status"
+	grpcUnavailable  = "14"
+
 	// contentType and the protocol's name are the content-type in both directions.
 	contentType = "application/x-isthmus-"
 

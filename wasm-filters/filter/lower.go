@@ -313,7 +313,12 @@ func (c *Conn) lowerHead(dst []byte, status uint16, o protocol.Outcome) []byte {
 	vm.text = append(append(vm.text[:0], contentType...), vm.protocols[c.protocol].Codec.Name()...)
 	dst = h2.AppendField(dst, h2.IndexContentType, vm.text)
 	vm.text = append(vm.text[:0], o.String()...)
-	return h2.AppendLiteral(dst, headerOutcome, vm.text)
+	dst = h2.AppendLiteral(dst, headerOutcome, vm.text)
+	if o == protocol.OutcomeOverload {
+		vm.text = append(vm.text[:0], grpcUnavailable...)
+		dst = h2.AppendLiteral(dst, headerGRPCStatus, vm.text)
+	}
+	return dst
 }
 
 // lowerUp makes responses in the streams of what the provider answers.
