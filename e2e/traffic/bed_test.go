@@ -39,8 +39,10 @@ func zone(number int) string { return string(rune('a' + number/2)) }
 // version is a provider's label of that name.
 func version(number int) string { return fmt.Sprintf("v%d", number%2+1) }
 
-// providers is how many there are: one of each version in each of two zones.
-const providers = 4
+const (
+	providers = 4         // one of each version in each of two zones
+	deadOne   = providers // the number of one that is registered, and does not listen
+)
 
 // host is the host of a service of ours.
 func host(service string) string {
@@ -89,6 +91,9 @@ func newBed(t *testing.T) *bed {
 		b.must(err)
 		b.providers = append(b.providers, startProvider(t, i, m, b.answer))
 	}
+	m, err := b.Machine("provider-dead")
+	b.must(err)
+	b.providers = append(b.providers, &provider{number: deadOne, machine: m})
 	return b
 }
 
@@ -249,7 +254,7 @@ func allWell(t *testing.T, replies []reply) [providers]int {
 
 // got returns how many calls of a service each provider has got.
 func (b *bed) got(service string) (by [providers]int) {
-	for i, p := range b.providers {
+	for i, p := range b.providers[:providers] {
 		by[i] = p.calls(service)
 	}
 	return by

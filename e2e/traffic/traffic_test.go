@@ -3,6 +3,9 @@ package traffic_test
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -25,8 +28,16 @@ type proof struct {
 	holds   func(t *testing.T, b *bed, service string)
 }
 
-// destination is a DestinationRule with the two versions as subsets, and virtual the beginning of a VirtualService; NAME stands for
-// the service's name in lower case.
+// providers are those of its service: all, or one that is there and one that is not.
+func (p proof) providers() []int {
+	if p.service == "demo.Dead" {
+		return []int{0, deadOne}
+	}
+	return []int{0, 1, 2, 3}
+}
+
+// subsets is a DestinationRule with the two versions, policy and virtual are the beginnings of one with a traffic policy and of a
+// VirtualService; NAME stands for the proof's name.
 const (
 	subsets = `
 apiVersion: networking.istio.io/v1
@@ -82,6 +93,10 @@ var proofs = map[string]proof{
     route: [{destination: {host: HOST}}]
 `, retry},
 	"default retry": {"demo.Full", "", defaultRetry},
+	"dead provider": {"demo.Dead", virtual + `
+  - retries: {attempts: 3, retryOn: "connect-failure,reset"}
+    route: [{destination: {host: HOST}}]
+`, dead},
 	"match": {"demo.Match", subsets + virtual + `
   - match: [{headers: {x-isthmus-attachment-tenant: {exact: gold}}}]
     route: [{destination: {host: HOST, subset: v2}}]
@@ -114,22 +129,33 @@ var proofs = map[string]proof{
 	"canary": {"demo.Canary", subsets, canary},
 }
 
+// The pages on which a sidecar's routes and clusters stand.
+const (
+	routesPage   = "/config_dump?resource=dynamic_route_configs"
+	clustersPage = "/config_dump?resource=dynamic_active_clusters"
+)
+
 // TestTraffic is Istio's traffic management, proof by proof.
 func TestTraffic(t *testing.T) {
 	b := newBed(t)
 	ctx := t.Context()
 	for _, p := range proofs {
-		b.register(p.service, 0, 1, 2, 3)
+		b.register(p.service, p.providers()...)
 	}
 	b.must(b.ConfigureServer(mesh.ServerOptions{
-		Registries: []mesh.Registry{{Name: "file", Kind: "file", Settings: map[string]any{"path": registry}}},
-		Lift: map[string]any{"services": []any{map[string]any{"interface": zoned, "failover": true}, map[string]any{"framework": "dubbo"}},
+		Registries: []mesh.Registry{
+			{Name: "file", Kind: "file", Settings: map[string]any{"path": registry}},
+			{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}},
+		},
+		Lift: map[string]any{"services": []any{map[string]any{"interface": zoned, "failover": true}, map[string]any{"framework": "dubbo"}, map[string]any{"framework": "sofa"}},
 			"attachments": []string{"tenant"}},
 	}))
+	b.must(b.StartZooKeeper(ctx))
+	apps := b.startApplications() // they take their time
 	b.must(b.StartServer(ctx))
 	var routes, clusters []string
 	for name, p := range proofs {
-		file := strings.ReplaceAll(name, " ", "-")
+		file := fileName(name)
 		text := strings.NewReplacer("HOST", host(p.service), "NAME", file).Replace(p.say)
 		if text == "" {
 			continue
@@ -142,6 +168,9 @@ func TestTraffic(t *testing.T) {
 			clusters = append(clusters, "/destination-rule/"+file+`"`)
 		}
 	}
+	for name, a := range applications {
+		b.must(b.ApplyIstio(fileName(name), strings.NewReplacer("HOST", a.host, "NAME", fileName(name), "CHOICE", a.choice).Replace(byHand)))
+	}
 	b.must(b.StartIstiod(ctx))
 	_, err := b.Machine(consumer)
 	b.must(err)
@@ -149,24 +178,34 @@ func TestTraffic(t *testing.T) {
 	b.must(err)
 	b.until(t, "the filter", func(ctx context.Context) error { return b.sidecar.Filtered(ctx, port, false) })
 	b.until(t, "what the operator has said", func(ctx context.Context) error {
-		if err := b.contains(ctx, "/config_dump?resource=dynamic_route_configs", routes...); err != nil {
+		if err := b.contains(ctx, routesPage, routes...); err != nil {
 			return err
 		}
-		return b.contains(ctx, "/config_dump?resource=dynamic_active_clusters", clusters...)
+		return b.contains(ctx, clustersPage, clusters...)
 	})
 	for _, p := range proofs {
-		b.until(t, "the endpoints", func(ctx context.Context) error { return b.has(ctx, p.service, 0, 1, 2, 3) })
+		b.until(t, "the endpoints", func(ctx context.Context) error { return b.has(ctx, p.service, p.providers()...) })
 	}
 	x := b.sidecar.Machine()
 	for i := range clients {
 		c, err := dial(ctx, x, b.providers[i%providers].address())
 		b.must(err)
-		t.Cleanup(func() { _ = c.c.Close() })
+		t.Cleanup(func() { c.end(net.ErrClosed) })
 		b.clients = append(b.clients, c)
 	}
-	for name, p := range proofs {
-		t.Run(name, func(t *testing.T) { p.holds(t, b, p.service) })
+	// The consumers of the real ones take their time, too.
+	for name, a := range apps {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a.prove(t, name)
+		})
 	}
+	t.Run("ours", func(t *testing.T) {
+		t.Parallel()
+		for name, p := range proofs {
+			t.Run(name, func(t *testing.T) { p.holds(t, b, p.service) })
+		}
+	})
 }
 
 // mirror: the mirror's target sees each call, and its caller one answer, from the other.
@@ -203,13 +242,13 @@ func fault(t *testing.T, b *bed, service string) {
 	allWell(t, replies)
 	late := 0
 	for _, r := range replies {
-		if r.took >= time.Second {
+		if r.took >= 900*time.Millisecond { // its clock stands still while it works
 			late++
 		}
 	}
 	counted := b.stat(t, fmt.Sprintf("http.outbound_0.0.0.0_%d;.fault.delays_injected", port))
 	if late < counted { // on a busy machine others may be late, too
-		t.Errorf("%d calls took a second, and %d were delayed", late, counted)
+		t.Errorf("%d calls took so long, and %d were delayed", late, counted)
 	}
 	if err := binomial(counted, m, 0.5); err != nil {
 		t.Errorf("delayed: %v", err)
@@ -220,7 +259,7 @@ func fault(t *testing.T, b *bed, service string) {
 // stat is one number of the sidecar's statistics.
 func (b *bed) stat(t *testing.T, name string) (n int) {
 	t.Helper()
-	body, err := b.sidecar.Admin(t.Context(), "/stats?filter="+name)
+	body, err := b.sidecar.Admin(t.Context(), "/stats?filter="+url.QueryEscape("^"+regexp.QuoteMeta(name)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +298,7 @@ func timeout(t *testing.T, b *bed, service string) {
 	replies := b.load(t, service, 20, 5, method("slow"))
 	says(t, replies, protocol.OutcomeTimeout, "isthmus: timeout: 504 upstream request timeout")
 	for _, r := range replies {
-		if r.took < 290*time.Millisecond { // its clock ticks by the millisecond
+		if r.took < 290*time.Millisecond { // its clock stands still while it works
 			t.Errorf("%s", r)
 		}
 	}
@@ -315,6 +354,17 @@ func defaultRetry(t *testing.T, b *bed, service string) {
 	by := allWell(t, b.load(t, service, n, 4, nil))
 	if got := b.got(service); by[0] != 0 || got[0] == 0 || sum(got) != n+got[0] {
 		t.Errorf("answered %v of %v", by, got)
+	}
+}
+
+// dead: one of two providers is registered and gone. Its callers see none of it.
+func dead(t *testing.T, b *bed, service string) {
+	const n = 200
+	if by := allWell(t, b.load(t, service, n, 4, nil)); by[0] != n {
+		t.Errorf("answered %v", by)
+	}
+	if k := b.stat(t, fmt.Sprintf("cluster.outbound|%d||%s;.upstream_rq_retry_success", port, host(service))); k == 0 {
+		t.Error("nothing has been tried again: the dead one was not asked")
 	}
 }
 
@@ -530,7 +580,7 @@ func canary(t *testing.T, b *bed, service string) {
     - {destination: {host: HOST, subset: v2}, weight: %d}
 `, 100-weight, weight))))
 		b.until(t, "the weights", func(ctx context.Context) error {
-			return b.contains(ctx, "/config_dump?resource=dynamic_route_configs", fmt.Sprintf(`/virtual-service/canary-%d"`, weight))
+			return b.contains(ctx, routesPage, fmt.Sprintf(`/virtual-service/canary-%d"`, weight))
 		})
 		if step == 0 {
 			begin()
