@@ -44,7 +44,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  DEMO_ARGS=--once    run the demo once and check each step'
-	@echo '  BENCH_ARGS=-quick   a benchmark of two minutes, which only prints'
+	@echo '  BENCH_ARGS=-quick   a benchmark of four minutes, which only prints'
 	@echo '  FUZZTIME=10m        time for each fuzz target'
 	@echo '  ISTHMUS_CACHE=DIR   built peers and binaries (default ~/.cache/isthmus)'
 
