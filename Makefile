@@ -45,7 +45,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  DEMO_ARGS=--once    run the demo once and check each step'
-	@echo '  BENCH_ARGS=-quick   a benchmark of two minutes, which only prints'
+	@echo '  BENCH_ARGS=-quick   a benchmark of four minutes, which only prints'
 	@echo '  FUZZTIME=10m        time for each fuzz target'
 	@echo '  ISTHMUS_CACHE=DIR   built peers and binaries (default ~/.cache/isthmus)'
 
@@ -62,7 +62,7 @@ test: static unit docs generated e2e ## all that CI checks: check, unit tests wi
 check: static unit-short doc-static ## the fast inner loop: format, vet, lint, architecture, size, short unit tests
 
 .PHONY: bench
-bench: ## what the filter costs, against bare Envoy and its own codecs; 10 minutes; writes e2e/bench/RESULTS.md
+bench: ## what the filter costs, against bare Envoy and its own codecs; 13 minutes; writes e2e/bench/RESULTS.md
 	$(call need,$(NEED_BUILD) python3:python3-venv)
 	@go run ./e2e/bench $(BENCH_ARGS)
 

@@ -25,7 +25,10 @@ import (
 // A variant is one way for bytes to go through Envoy.
 type variant struct {
 	Name   string
-	Filter string // template name of the network filters in front of the cluster
+	Filter string // template name of the network filters in front of the cluster, and of what else they need
+	// Far is that of the Envoys after the first, where a call goes through several. Default Filter.
+	Far    string
+	Speaks *rpc   // what client and server speak, if not what the series does
 	Module module // that a Wasm filter runs
 	Plugin string // plugin configuration of the Wasm filter, JSON
 	// MaxInFlight is how many calls in flight it can bear; with loads of more it is not measured. 0: any number.
@@ -58,28 +61,87 @@ stats_config:
     filter_chains:
     - filters:
 {{.Filters}}
+{{.Listeners}}
   clusters:
   - name: up
     connect_timeout: 1s
     type: STATIC
     circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
     load_assignment: {cluster_name: up, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Upstream}}}}}}]}]}
+{{.Clusters}}
+bootstrap_extensions:
+- name: internal
+  typed_config: {"@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener}
 `
 
-// The filter chains. Names of message types are Envoy's own (envoy v1.40 API).
+// The filter chains, and what of listeners and clusters some need beside them. Names of message types are Envoy's own (envoy v1.40 API).
+//
+// The ways of HTTP/2, lifted and plain, have the same connection manager and reach the same kind of cluster: "out" is one whose endpoint takes
+// HTTP/2, "in" the internal listener of the same Envoy that lowers.
 var chains = template.Must(template.New("").Parse(`
 {{define "tcp_proxy"}}      - name: tcp
         typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: bench, cluster: up}
 {{end}}
-{{define "wasm"}}      - name: isthmus
+{{define "plugin"}}      - name: isthmus
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm
           config:
-            name: isthmus
-            root_id: isthmus
+            name: {{.Name}}
+            root_id: {{.Name}}
             vm_config: {vm_id: isthmus, runtime: envoy.wasm.runtime.v8, code: {local: {filename: {{.Wasm}}}}}
             configuration: {"@type": type.googleapis.com/google.protobuf.StringValue, value: {{.Plugin}}}
-{{template "tcp_proxy" .}}{{end}}
+{{end}}
+{{define "wasm"}}{{template "plugin" .As "isthmus" .Plugin}}{{template "tcp_proxy" .}}{{end}}
+{{define "manager"}}      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          codec_type: AUTO
+          http2_protocol_options: {max_concurrent_streams: 100000}
+          route_config: {name: r, virtual_hosts: [{name: bench, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: http2}}]}]}
+          http_filters:
+          - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+{{end}}
+{{define "cluster"}}  - name: http2
+    connect_timeout: 1s
+    type: STATIC
+    circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+{{end}}
+{{define "out clusters"}}{{template "cluster"}}    load_assignment: {cluster_name: http2, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Upstream}}}}}}]}]}
+{{end}}
+{{define "http2"}}{{template "manager"}}{{end}}
+{{define "http2 clusters"}}{{template "out clusters" .}}{{end}}
+{{define "lift out"}}{{template "plugin" .As "lift" .Lift}}{{template "manager"}}{{end}}
+{{define "lift out clusters"}}{{template "out clusters" .}}{{end}}
+{{define "lower"}}{{template "plugin" .As "lower" .Lower}}{{template "tcp_proxy" .}}{{end}}
+{{define "lift in"}}{{template "plugin" .As "lift" .Lift}}{{template "manager"}}{{end}}
+{{define "lift in listeners"}}  - name: lower
+    internal_listener: {}
+    listener_filters:
+    - {name: envoy.filters.listener.original_dst, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst}}
+    filter_chains:
+    - filters:
+{{template "plugin" .As "lower" .Lower}}      - name: tcp
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: lower, cluster: original}
+{{end}}
+{{define "lift in clusters"}}{{template "cluster"}}    transport_socket:
+      name: internal
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport
+        passthrough_metadata: [{kind: {host: {}}, name: envoy.filters.listener.original_dst}]
+        transport_socket: {name: raw, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}
+    load_assignment:
+      cluster_name: http2
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {envoy_internal_address: {server_listener_name: lower, endpoint_id: up}}}
+          metadata: {filter_metadata: {envoy.filters.listener.original_dst: {local: "127.0.0.1:{{.Upstream}}"}}}
+  - {name: original, connect_timeout: 1s, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}
+{{end}}
 {{define "dubbo_proxy"}}      - name: dubbo
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy
@@ -118,6 +180,46 @@ var chains = template.Must(template.New("").Parse(`
                       typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.generic_proxy.action.v3.RouteAction, cluster: up, timeout: 60s}
 {{end}}`))
 
+// A chain's template is given this.
+type chainData struct {
+	Wasm            string // path of the module
+	Service, Method string
+	Upstream        int // port
+	// The plugin configurations as JSON's strings: the variant's, and those that lift and lower.
+	Plugin, Lift, Lower string
+
+	Name string // of a plugin: those of different configurations need different ones
+}
+
+// As returns the data of a plugin.
+func (d chainData) As(name, configuration string) chainData {
+	d.Name, d.Plugin = name, configuration
+	return d
+}
+
+// The plugin configurations that lift and lower. Whatever is called has the one host.
+var liftPlugin, lowerPlugin = func() (lift, lower string) {
+	render := func(p config.Plugin) string {
+		b, err := json.Marshal(p)
+		if err != nil {
+			panic(err) // our own type
+		}
+		return string(b)
+	}
+	return render(config.Plugin{Generation: "bench-lift", Lift: &config.Lift{}}), render(config.Plugin{Generation: "bench-lower", Lower: &config.Lower{}})
+}()
+
+// fill renders the template of a name, nothing where there is none.
+func (d chainData) fill(name string) (string, error) {
+	var b strings.Builder
+	t := chains.Lookup(name)
+	if t == nil {
+		return "", nil
+	}
+	err := t.Execute(&b, d)
+	return b.String(), err
+}
+
 // An envoy is one running Envoy.
 type envoy struct {
 	cmd   *exec.Cmd
@@ -146,17 +248,16 @@ func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int
 	if err != nil {
 		return nil, err
 	}
-	plugin, err := json.Marshal(v.Plugin)
-	if err != nil {
-		return nil, err
+	data := chainData{Wasm: p.modules[v.Module], Service: benchService, Method: benchMethod, Upstream: upstream,
+		Plugin: strconv.Quote(v.Plugin), Lift: strconv.Quote(liftPlugin), Lower: strconv.Quote(lowerPlugin)}
+	values := map[string]any{"Admin": admin, "Port": port, "Upstream": upstream, "Tags": config.StatTags}
+	for key, name := range map[string]string{"Filters": v.Filter, "Listeners": v.Filter + " listeners", "Clusters": v.Filter + " clusters"} {
+		if values[key], err = data.fill(name); err != nil {
+			return nil, err
+		}
 	}
-	var filters, conf bytes.Buffer
-	if err := chains.ExecuteTemplate(&filters, v.Filter, map[string]string{"Wasm": p.modules[v.Module], "Plugin": string(plugin),
-		"Service": benchService, "Method": benchMethod}); err != nil {
-		return nil, err
-	}
-	if err := template.Must(template.New("").Parse(envoyConfig)).Execute(&conf, map[string]any{
-		"Admin": admin, "Port": port, "Upstream": upstream, "Tags": config.StatTags, "Filters": filters.String()}); err != nil {
+	var conf bytes.Buffer
+	if err := template.Must(template.New("").Parse(envoyConfig)).Execute(&conf, values); err != nil {
 		return nil, err
 	}
 	file := filepath.Join(p.dir, strconv.Itoa(port)+".yaml")

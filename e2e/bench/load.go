@@ -58,8 +58,14 @@ func serve(ln net.Listener, p rpc) {
 			r := bufio.NewReaderSize(c, 64<<10)
 			w := bufio.NewWriterSize(c, 64<<10)
 			out := make([]byte, 0, 512)
+			if _, err := w.Write(p.greet); err != nil {
+				return
+			}
+			if _, err := r.Discard(p.skip); err != nil {
+				return
+			}
 			for {
-				h, err := r.Peek(p.requestHeader)
+				h, err := p.peek(r, p.requestHeader)
 				if err != nil {
 					return
 				}
@@ -67,14 +73,17 @@ func serve(ln net.Listener, p rpc) {
 				if n < p.requestHeader || n > maxFrame {
 					return
 				}
-				out = p.respond(out[:0], h)
+				out = out[:0]
+				if p.part == nil || !p.part(h) {
+					out = p.respond(out, h)
+				}
 				if _, err := r.Discard(n); err != nil {
 					return
 				}
 				if _, err := w.Write(out); err != nil {
 					return
 				}
-				if r.Buffered() == 0 && w.Flush() != nil {
+				if r.Buffered() < p.requestHeader && w.Flush() != nil {
 					return
 				}
 			}
@@ -107,7 +116,14 @@ func run(ctx context.Context, addr string, p rpc, l load, warm, d time.Duration,
 		if err != nil {
 			return nil, fmt.Errorf("bench: dial %s: %w", addr, err)
 		}
+		p := p
+		if p.fresh != nil {
+			p = p.fresh(p)
+		}
 		conns[i] = &caller{conn: c, p: p, frame: p.request(l.Size), started: make([]atomic.Int64, max(l.InFlight, 1))}
+		if _, err := c.Write(p.hello); err != nil {
+			return nil, fmt.Errorf("bench: greet %s: %w", addr, err)
+		}
 	}
 	var counting atomic.Bool
 	var wg sync.WaitGroup
@@ -253,8 +269,8 @@ func (c *caller) pace(interval, delay time.Duration, stop <-chan struct{}) error
 // read takes the answers, and tells of the first one. If again, it sends the slot's next call for each.
 func (c *caller) read(counting *atomic.Bool, first chan<- struct{}, again bool) error {
 	r := bufio.NewReaderSize(c.conn, 64<<10)
-	for answers := 0; ; answers++ {
-		h, err := r.Peek(c.p.responseHeader)
+	for answers := 0; ; {
+		h, err := c.p.peek(r, c.p.responseHeader)
 		if err != nil {
 			return closedIsNil(err)
 		}
@@ -262,8 +278,12 @@ func (c *caller) read(counting *atomic.Bool, first chan<- struct{}, again bool) 
 		if n < c.p.responseHeader || n > maxFrame {
 			return errLost
 		}
+		part := c.p.part != nil && c.p.part(h)
 		if _, err := r.Discard(n); err != nil {
 			return closedIsNil(err)
+		}
+		if part {
+			continue
 		}
 		at := now()
 		sent := c.started[id%uint64(len(c.started))].Swap(0)
@@ -273,6 +293,7 @@ func (c *caller) read(counting *atomic.Bool, first chan<- struct{}, again bool) 
 		if answers == 0 {
 			first <- struct{}{}
 		}
+		answers++
 		if counting.Load() {
 			if ok {
 				c.calls.Add(1)

@@ -79,7 +79,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.StringVar(&o.out, "out", "", "write the report to this file (default: "+results+"; none with -quick and -only)")
 	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("rounds of each measurement, of which medians are reported (default %d, with -quick %d)", wholeRounds, quickRounds))
 	f.DurationVar(&o.duration, "duration", 0, fmt.Sprintf("length of one measurement (default %s, with -quick %s)", wholeDuration, quickDuration))
-	f.BoolVar(&o.quick, "quick", false, "only the headline load; takes two minutes instead of ten")
+	f.BoolVar(&o.quick, "quick", false, "only the headline loads; takes four minutes instead of thirteen")
 	f.StringVar(&o.only, "only", "", `measure only these variants, for example "tcp_proxy;isthmus, 1 rule"`)
 	f.Usage = func() {
 		fmt.Fprintln(w, "usage: make bench [BENCH_ARGS='-quick']")

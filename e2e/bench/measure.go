@@ -54,6 +54,10 @@ func (c chain) rss() (int64, error) {
 func (p *place) startChain(ctx context.Context, v variant, hops, upstream int) (chain, error) {
 	c := make(chain, hops)
 	for i := hops - 1; i >= 0; i-- {
+		v := v
+		if i > 0 && v.Far != "" {
+			v.Filter = v.Far
+		}
 		e, err := p.startEnvoy(ctx, v, upstream, 1, p.first)
 		if err != nil {
 			c[i+1:].stop()
@@ -150,13 +154,20 @@ func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before
 	if err := bind(cpus); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("bench: %w", err)
+	upstream := map[string]int{} // port by what is spoken
+	for i := range r.variants {
+		speaks := r.speaks(i)
+		if upstream[speaks.name] != 0 {
+			continue
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		defer ln.Close()
+		go serve(ln, speaks)
+		upstream[speaks.name] = ln.Addr().(*net.TCPAddr).Port
 	}
-	defer ln.Close()
-	go serve(ln, r.rpc)
-	upstream := ln.Addr().(*net.TCPAddr).Port
 	chains := make([]chain, len(r.variants))
 	defer func() {
 		for _, c := range chains {
@@ -164,7 +175,8 @@ func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before
 		}
 	}()
 	for i, v := range r.variants {
-		if chains[i], err = p.startChain(ctx, v, r.hops, upstream); err != nil {
+		var err error
+		if chains[i], err = p.startChain(ctx, v, r.hops, upstream[r.speaks(i).name]); err != nil {
 			return err
 		}
 	}
@@ -177,7 +189,7 @@ func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before
 					continue
 				}
 				before(l.String() + ", " + v.Name)
-				m, err := measure(ctx, chains[vi], r.rpc, l, plan.duration/5, plan.duration)
+				m, err := measure(ctx, chains[vi], r.speaks(vi), l, plan.duration/5, plan.duration)
 				if err != nil {
 					return fmt.Errorf("%w (%s, %s, %s)", err, r.title, v.Name, l)
 				}
@@ -188,6 +200,7 @@ func (p *place) measureSeries(ctx context.Context, plan *plan, r *series, before
 	}
 	r.loaded = make([]int64, len(chains))
 	for i, c := range chains {
+		var err error
 		if r.loaded[i], err = c.rss(); err != nil {
 			return err
 		}

@@ -25,6 +25,14 @@ type series struct {
 	loaded []int64           // by variant: resident memory of its Envoys after all loads, in bytes
 }
 
+// speaks is what is spoken with a variant.
+func (s *series) speaks(v int) rpc {
+	if other := s.variants[v].Speaks; other != nil {
+		return *other
+	}
+	return s.rpc
+}
+
 // A startup is one way for Envoy to start.
 type startup struct {
 	variant
@@ -58,11 +66,25 @@ const (
 	nameHundred = "isthmus, 100 rules"
 	nameDubbo   = "dubbo_proxy"
 	nameGeneric = "generic_proxy"
+	nameHTTP2   = "HTTP/2, as it is"
+	nameLifted  = "isthmus, lifted"
 	nameEmpty   = "an empty Go module"
 )
 
-// titleDubbo is the title of the series that the targets are stated for.
-const titleDubbo = "Dubbo"
+// The titles of the series that the targets are stated for.
+const (
+	titleDubbo    = "Dubbo"
+	titleLifted   = "Dubbo, lifted"
+	titleLiftBolt = "Bolt over two hops, lifted"
+)
+
+// single is the load by which added latency is measured.
+var single = load{Conns: 1, InFlight: 1, Size: 1024}
+
+// mosn is what MOSN published for headline's and for paced load, each a row.
+var mosn = []string{
+	"| MOSN, *as published, not measured here* |  |  | 16000 |  |  |  |  |  |  |",
+	"| MOSN, *as published, not measured here* |  |  |  | 2000 |  |  | 1.19 ms |  |  |"}
 
 // What is said below the titles.
 const (
@@ -72,6 +94,11 @@ between calls, is woken for each, and wakes the other side, all of which is in i
 that is busier, because it takes longer, finds more calls at once, which makes each cheaper.`
 	textHops = `Two Envoys in a row, as a caller's and a provider's sidecar stand, both on one processor; client and server have others. CPU is that of both.
 Beside it stands what MOSN published for Bolt with 1 KB over two hops on one core, on its authors' machine.`
+	textLifted = `Each call becomes an HTTP/2 stream, is routed by Envoy's connection manager, and becomes a call again in the same Envoy, behind an internal listener.
+Beside it stands what the same Envoy takes to proxy as many plain HTTP/2 requests with bodies and headers of the same length, which is what any user of
+gRPC pays for routing by request.`
+	textLiftHops = `The caller's Envoy lifts, the provider's lowers, and HTTP/2 is between them, both on one processor; client and server have others. CPU is that of both. Plain
+HTTP/2 goes through two connection managers.`
 )
 
 // manyWorkers is how many workers Envoy has where the memory of a further one is measured.
@@ -115,6 +142,9 @@ func newPlan(o options) (*plan, error) {
 		one     = filtered(nameOne, 1)
 		hundred = filtered(nameHundred, 100)
 		empty   = variant{Name: nameEmpty, Filter: "wasm", Module: emptyModule}
+		plain   = variant{Name: nameHTTP2, Filter: "http2", Speaks: &http2}
+		inside  = variant{Name: nameLifted, Filter: "lift in", Module: filterModule}
+		between = variant{Name: nameLifted, Filter: "lift out", Far: "lower", Module: filterModule}
 		native  = []variant{bare, none, one, hundred,
 			// They open a connection to the server for each call in flight.
 			{Name: nameDubbo, Filter: "dubbo_proxy", MaxInFlight: 1024}, {Name: nameGeneric, Filter: "generic_proxy", MaxInFlight: 1024}}
@@ -124,17 +154,18 @@ func newPlan(o options) (*plan, error) {
 			{title: titleDubbo, text: textShared, rpc: dubbo, hops: 1, loads: []load{headline}, variants: native},
 			{title: "Dubbo, Envoy apart", text: textApart, rpc: dubbo, hops: 1, apart: true, loads: []load{headline}, variants: native},
 			{title: "Bolt", text: textShared, rpc: bolt, hops: 1, loads: []load{headline}, variants: []variant{bare, none, one, hundred}},
-			{title: "Bolt over two hops", text: textHops, rpc: bolt, hops: 2, apart: true, loads: []load{headline, paced}, variants: []variant{bare, none, hundred},
-				published: []string{
-					"| MOSN, *as published, not measured here* |  |  | 16000 |  |  |  |  |  |  |",
-					"| MOSN, *as published, not measured here* |  |  |  | 2000 |  |  | 1.19 ms |  |  |"}},
+			{title: "Bolt over two hops", text: textHops, rpc: bolt, hops: 2, apart: true, loads: []load{headline, paced}, variants: []variant{bare, none, hundred}, published: mosn},
+			{title: titleLifted, text: textLifted, rpc: dubbo, hops: 1, loads: []load{headline, single},
+				variants: []variant{bare, none, {Name: nameDubbo, Filter: "dubbo_proxy", MaxInFlight: 1024}, plain, inside}},
+			{title: titleLiftBolt, text: textLiftHops, rpc: bolt, hops: 2, apart: true, loads: []load{headline, single}, variants: []variant{bare, none, plain, between},
+				published: mosn[:1]},
 		},
 		startups: []*startup{{variant: bare, workers: 1}, {variant: empty, workers: 1}, {variant: none, workers: 1}, {variant: hundred, workers: 1},
 			{variant: bare, workers: manyWorkers}, {variant: none, workers: manyWorkers}},
 	}
 	if !o.quick {
 		p.series[0].loads = append(p.series[0].loads,
-			load{Conns: 1, InFlight: 1, Size: 1024}, load{Conns: 1, InFlight: 64, Size: 1024},
+			single, load{Conns: 1, InFlight: 64, Size: 1024},
 			load{Conns: 16, InFlight: 1, Size: 1024}, load{Conns: 16, InFlight: 64, Size: 1024},
 			load{Conns: 256, InFlight: 1, Size: 1024}, load{Conns: 256, InFlight: 64, Size: 1024})
 	}

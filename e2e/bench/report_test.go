@@ -92,7 +92,7 @@ func testReport() *report {
 	if err != nil {
 		panic(err)
 	}
-	cpu := map[string]time.Duration{nameBare: 4000, nameFilter: 5000, nameOne: 5200, nameHundred: 6400, nameDubbo: 20000, nameGeneric: 24000}
+	cpu := map[string]time.Duration{nameBare: 4000, nameFilter: 5000, nameOne: 5200, nameHundred: 6400, nameDubbo: 20000, nameGeneric: 24000, nameHTTP2: 30000, nameLifted: 40000}
 	for _, s := range p.series {
 		s.cells = make([][][]measurement, len(s.loads))
 		for l := range s.loads {
@@ -124,6 +124,9 @@ func TestReport(t *testing.T) {
 		"| throughput, metrics only ≥ 0.95 of bare | 0.80 × | **no** |\n",
 		"| CPU per call, 100 rules ≤ 1.5 × bare | 1.60 × | **no** |\n",
 		"| throughput, 100 rules ≥ 0.85 of bare | 0.62 × | **no** |\n",
+		"| lifted: CPU per call ≤ 1.5 × plain HTTP/2 | 1.33 × | yes |\n",
+		"| lifted: one call at a time, p50 above metrics only ≤ 250 µs | 0.00 µs | yes |\n",
+		"| lifted: Bolt over two hops, calls/s per core ≥ 16000 | 25000.00 | yes |\n",
 		"| start-up above bare ≤ 1.8 s | 1.50 s | yes |\n",
 		"| memory above bare, idle ≤ 90 MB | 80.00 MB | yes |\n",
 	} {

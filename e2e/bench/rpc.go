@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"strings"
@@ -20,6 +21,23 @@ type rpc struct {
 	extent func(h []byte) (n int, id uint64, ok bool)
 	// respond appends the response to the request whose header is h.
 	respond func(dst, h []byte) []byte
+
+	// What only a wire format has whose connections have a state, see http2.
+	hello []byte              // what a client says first
+	greet []byte              // what a server says first
+	skip  int                 // the length of what begins hello and is no frame, in bytes
+	look  func(h []byte) int  // how many bytes behind the fixed header h part wants to see
+	part  func(h []byte) bool // tells frames that do not end a request or a response
+	fresh func(rpc) rpc       // the same for one more connection of a client
+}
+
+// peek returns the next frame's fixed header of n bytes, and what more part wants to see.
+func (p *rpc) peek(r *bufio.Reader, n int) ([]byte, error) {
+	h, err := r.Peek(n)
+	if err == nil && p.look != nil {
+		h, err = r.Peek(n + p.look(h))
+	}
+	return h, err
 }
 
 var errLost = errors.New("bench: framing lost")
@@ -30,6 +48,8 @@ const (
 	benchVersion = "1.0.0"
 	benchMethod  = "sayHello"
 	benchCaller  = "demo-consumer"
+	// benchHost is the service's host where calls are lifted, whatever protocol they are in.
+	benchHost = "bench.isthmus"
 	// benchTimeout, in milliseconds, is by far more than a call takes: generic_proxy answers an error when it is over.
 	benchTimeout = "60000"
 )

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"strings"
@@ -69,6 +70,11 @@ func TestRun(t *testing.T) {
 	failing, garbage := dubbo, dubbo
 	failing.respond = func(dst, h []byte) []byte { b := dubbo.respond(dst, h); b[3] = 80; return b }
 	garbage.respond = func(dst, h []byte) []byte { return append(dst, strings.Repeat("x", 16)...) }
+	refused, reset := http2, http2
+	refused.respond = func(dst, h []byte) []byte { // :status: 404
+		return h2Frame(dst, h2Headers, h2EndHeaders|h2EndStream, binary.BigEndian.Uint32(h[5:]), 0x8d)
+	}
+	reset.respond = func(dst, h []byte) []byte { return h2Frame(dst, h2Reset, 0, 3, 0, 0, 0, 2) }
 	for name, c := range map[string]struct {
 		rpc   rpc
 		load  load
@@ -77,7 +83,10 @@ func TestRun(t *testing.T) {
 	}{
 		"dubbo":   {rpc: dubbo, load: load{Conns: 3, InFlight: 4, Size: 1024}},
 		"bolt":    {rpc: bolt, load: load{Conns: 1, InFlight: 1, Size: 0}},
+		"http2":   {rpc: http2, load: load{Conns: 3, InFlight: 16, Size: 1024}},
 		"paced":   {rpc: bolt, load: load{Conns: 2, InFlight: 1024, Size: 1024, Rate: 200}},
+		"refused": {rpc: refused, load: load{Conns: 1, InFlight: 1, Size: 10}, fails: true},
+		"reset":   {rpc: reset, load: load{Conns: 1, InFlight: 1, Size: 10}, error: "framing lost"},
 		"failing": {rpc: failing, load: load{Conns: 1, InFlight: 2, Size: 10}, fails: true},
 		"garbage": {rpc: garbage, load: load{Conns: 1, InFlight: 1, Size: 10}, error: "framing lost"},
 	} {

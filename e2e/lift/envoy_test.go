@@ -1,7 +1,6 @@
 package lift_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -240,27 +239,4 @@ func (e *envoy) stat(t testing.TB, name string) int {
 		}
 	}
 	return 0
-}
-
-// cpuTime is the processor time of all threads so far (/proc/PID/task/*/schedstat, first field).
-func (e *envoy) cpuTime(t testing.TB) time.Duration {
-	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", e.cmd.Process.Pid))
-	if err != nil || len(files) == 0 {
-		t.Fatal("no schedstat", err)
-	}
-	var sum time.Duration
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // a thread that ended
-		}
-		first, _, _ := bytes.Cut(b, []byte(" "))
-		ns, err := strconv.ParseInt(string(first), 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += time.Duration(ns)
-	}
-	return sum
 }

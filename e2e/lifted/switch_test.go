@@ -346,7 +346,7 @@ spec:
 	}
 	// routed waits until lifted calls go to the second provider, or no more of them do.
 	second := func() int {
-		n, err := l.served(t.Context(), "")
+		n, err := l.sidecar.Sent(t.Context(), greetHost, "")
 		l.must(err)
 		return n[l.addresses[1]]
 	}

@@ -20,7 +20,7 @@ func liftSelectors(l *config.Lift) []translate.LiftSelector {
 	out := make([]translate.LiftSelector, len(l.Services))
 	for i, s := range l.Services {
 		out[i] = translate.LiftSelector{Framework: s.Framework, Interface: s.Interface, Application: s.Application, Port: s.Port,
-			AtProvider: s.Lower == config.LowerProvider || s.Lower == config.LowerProviderHTTP, HTTP: s.Lower == config.LowerProviderHTTP}
+			AtProvider: s.Lower == config.LowerProvider || s.Lower == config.LowerProviderHTTP, HTTP: s.Lower == config.LowerProviderHTTP, Failover: s.Failover}
 	}
 	return out
 }
@@ -118,7 +118,7 @@ func routed(t *translate.Translation, rules []governance.Rule, o *translate.Opti
 func assignments(t *translate.Translation, groups map[string][]governance.Subset, mesh *config.Mesh) *xds.Assignments {
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
-		s := xds.Service{Host: l.Host, Namespace: mesh.Namespace, Metrics: mesh.Lift.Metrics, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+		s := xds.Service{Host: l.Host, Namespace: mesh.Namespace, Failover: l.Failover, Metrics: mesh.Lift.Metrics, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
 		for j, e := range l.Endpoints {
 			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider, Identity: e.Identity}
 		}

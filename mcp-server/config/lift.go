@@ -68,6 +68,9 @@ type LiftSelector struct {
 	Lower string `yaml:"lower"`
 	// Mode is what becomes of the calls; lift by default. The first selector that selects a service has the say.
 	Mode string `yaml:"mode"`
+	// Failover says that sidecars call the providers nearest to them (the same sub-zone, zone, region) and others only as far as those are
+	// missing or ejected. It holds for a service where the first selector that selects it says so.
+	Failover bool `yaml:"failover"`
 }
 
 // The values of LiftSelector.Lower.
@@ -129,7 +132,7 @@ func (l Lift) validate() adapters.Faults {
 		if !slices.Contains(modes, s.Mode) {
 			f.Add(at+".mode", "must be %s, %s or %s", ModeLift, ModeDialled, ModePassthrough)
 		}
-		if s == (LiftSelector{Lower: s.Lower, Mode: s.Mode}) {
+		if s == (LiftSelector{Lower: s.Lower, Mode: s.Mode, Failover: s.Failover}) {
 			f.Add(at, `says nothing; {interface: "*"} is every service`)
 		}
 		if len(s.Framework) > maxMatch || len(s.Interface) > maxMatch || len(s.Application) > maxMatch {

@@ -40,7 +40,7 @@ func TestLiftFaults(t *testing.T) {
 	text := head + `  mesh:
     lift:
       callers: [{mode: lift}, {application: "a b"}, {application: web, mode: all}, {application: web}, {application: "*", mode: passthrough}]
-      services: [{lower: nobody}, {interface: "a*b", mode: never}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
+      services: [{lower: nobody, failover: true}, {interface: "a*b", mode: never}, {interface: ` + strings.Repeat("x", maxMatch+1) + `}]
       attachments: ["", ` + strings.Repeat("y", 129) + `, tenant, Tenant]
   xds:
     address: 0.0.0.0:15992

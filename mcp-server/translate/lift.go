@@ -26,6 +26,8 @@ type LiftSelector struct {
 	AtProvider bool
 	// HTTP says, beside AtProvider, that the providers' sidecars have a connection manager of their own for calls.
 	HTTP bool
+	// Failover says that callers prefer the providers nearest to them.
+	Failover bool
 }
 
 // selects tells whether the part is meant.
@@ -54,9 +56,10 @@ type Lifted struct {
 	Host     string
 	Hashed   bool     // Host does not follow from Key by rule
 	Ports    []uint16 // on which callers may dial its endpoints; sorted, the service's own among them
-	// Selector is the first one that selects the service, as index in Options.Lift, and AtProvider is its.
+	// Selector is the first one that selects the service, as index in Options.Lift, and AtProvider and Failover are its.
 	Selector   int
 	AtProvider bool
+	Failover   bool
 	Endpoints  []LiftedEndpoint
 }
 
@@ -181,7 +184,7 @@ func (o *Options) lift(parts []part, problems *problems) {
 func (o *Options) liftedEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) (resource.Resource, Lifted) {
 	r := o.serviceEntry(p, svc, labels, problems)
 	body := r.Body.(*networking.ServiceEntry)
-	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), Selector: p.selector, AtProvider: o.Lift[p.selector].AtProvider}
+	l := Lifted{Key: svc.Key, Protocol: svc.Protocol, Host: svc.Host, Hashed: !p.readable, Ports: p.listening(), Selector: p.selector, AtProvider: o.Lift[p.selector].AtProvider, Failover: o.Lift[p.selector].Failover}
 	locality := map[netip.AddrPort]model.Locality{}
 	for _, e := range p.endpoints {
 		if a, err := netip.ParseAddr(e.Address); err == nil {

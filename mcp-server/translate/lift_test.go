@@ -30,6 +30,9 @@ func renderLift(t *testing.T, tr *Translation) []byte {
 			endpoints = append(endpoints, fmt.Sprintf("%s weight %d locality %q labels %v", e.Address, e.Weight, locality(e.Locality), e.Labels)+strings.TrimRight(" "+e.Identity, " "))
 		}
 		services = append(services, map[string]any{"host": l.Host, "hashed": l.Hashed, "atProvider": l.AtProvider, "ports": l.Ports, "endpoints": endpoints})
+		if l.Failover {
+			services[len(services)-1]["failover"] = true
+		}
 	}
 	e := yaml.NewEncoder(out)
 	e.SetIndent(2)
@@ -82,6 +85,7 @@ func TestLiftGolden(t *testing.T) {
 					Port        uint16 `yaml:"port"`
 					AtProvider  bool   `yaml:"atProvider"`
 					HTTP        bool   `yaml:"http"`
+					Failover    bool   `yaml:"failover"`
 				} `yaml:"services"`
 			}
 			if err := settings.Decode(&selection); err != nil {

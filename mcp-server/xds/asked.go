@@ -12,8 +12,8 @@ func (s *Server) Asked() map[string]map[string][]string {
 	defer s.mu.Unlock()
 	type asker struct{ host, node string }
 	subsets := map[asker]map[string]bool{}
-	for name, streams := range s.subs {
-		n, ok := ParseClusterName(name)
+	for p, streams := range s.subs {
+		n, ok := ParseClusterName(p.name)
 		if !ok {
 			continue
 		}

@@ -50,6 +50,9 @@ type Service struct {
 	Namespace string     // of its workloads, for metrics
 	Endpoints []Endpoint // those that take traffic
 	Metrics   bool       // endpoints also say who they are in the form that sidecars' own metrics need
+	// Failover says that each sidecar is told its nearest endpoints first, and to go to others only as far as those are missing or not
+	// healthy. Else all are equal to it, wherever they are.
+	Failover bool
 }
 
 // Endpoint is one provider.
@@ -82,13 +85,19 @@ type Assignments struct {
 	subsets  map[string][]Subset
 
 	mu   sync.Mutex
-	made map[string]*Resource // by name
+	made map[place]*Resource
+}
+
+// place is a cluster as a sidecar somewhere has it.
+type place struct {
+	name string
+	from model.Locality // none where it makes no difference
 }
 
 // NewAssignments makes Assignments of services, in any order, and of subsets by host. It takes over what it is given. Of two
 // services with one host the first holds.
 func NewAssignments(services []Service, subsets map[string][]Subset) *Assignments {
-	a := &Assignments{services: make(map[string]*Service, len(services)), subsets: subsets, made: map[string]*Resource{}}
+	a := &Assignments{services: make(map[string]*Service, len(services)), subsets: subsets, made: map[place]*Resource{}}
 	for i := range services {
 		if _, ok := a.services[services[i].Host]; !ok {
 			a.services[services[i].Host] = &services[i]
@@ -138,11 +147,11 @@ func ParseClusterName(s string) (n ClusterName, ok bool) {
 	return ClusterName{Host: parts[2], Subset: parts[1], Port: uint16(port)}, true
 }
 
-// Lookup returns the endpoints of the cluster of that name, nil where no lifted service has one. A service that has lost all of
-// its endpoints still has a cluster, without any.
-func (a *Assignments) Lookup(name string) *Resource {
+// Lookup returns the endpoints of the cluster of that name for sidecars at from, nil where no lifted service has one. A service that has
+// lost all of its endpoints still has a cluster, without any.
+func (a *Assignments) Lookup(name string, from model.Locality) *Resource {
 	a.mu.Lock()
-	made, ok := a.made[name]
+	made, ok := a.made[place{name, from}]
 	a.mu.Unlock()
 	if ok {
 		return made
@@ -155,10 +164,17 @@ func (a *Assignments) Lookup(name string) *Resource {
 	if s == nil {
 		return nil
 	}
-	r := encode(a.assignment(s, n, name))
+	if !s.Failover && from != (model.Locality{}) {
+		return a.Lookup(name, model.Locality{})
+	}
+	c := a.assignment(s, n, name)
+	if s.Failover {
+		prioritize(c, from)
+	}
+	r := encode(c)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.made[name] = r
+	a.made[place{name, from}] = r
 	return r
 }
 
@@ -175,15 +191,15 @@ func (a *Assignments) inherit(before *Assignments) {
 	defer before.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for name, r := range before.made {
-		if n, ok := ParseClusterName(name); ok && same[n.Host] {
-			a.made[name] = r
+	for p, r := range before.made {
+		if n, ok := ParseClusterName(p.name); ok && same[n.Host] {
+			a.made[p] = r
 		}
 	}
 }
 
 func (s *Service) equal(o *Service) bool {
-	return s.Namespace == o.Namespace && s.Metrics == o.Metrics && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+	return s.Namespace == o.Namespace && s.Metrics == o.Metrics && s.Failover == o.Failover && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
 		return a.Address == b.Address && a.Weight == b.Weight && a.Locality == b.Locality && a.Lowers == b.Lowers && a.Identity == b.Identity && maps.Equal(a.Labels, b.Labels)
 	})
 }
@@ -265,6 +281,32 @@ func Assignment(s *Service, cluster string, labels map[string]string) *endpoint.
 		out.Endpoints = append(out.Endpoints, group)
 	}
 	return out
+}
+
+// prioritize ranks the localities of an assignment by how near they are to sidecars at from, as istiod does where outlier detection is
+// on: the same sub-zone, zone, region, and all others (istio.io/istio pilot/pkg/networking/core/loadbalancer, applyLocalityFailover). Envoy
+// wants priorities without gaps. A sidecar that does not say where it is has nothing near.
+func prioritize(c *endpoint.ClusterLoadAssignment, from model.Locality) {
+	distance := func(g *endpoint.LocalityLbEndpoints) uint32 {
+		l := g.GetLocality()
+		switch {
+		case from == (model.Locality{}) || l.GetRegion() != from.Region:
+			return 3
+		case l.GetZone() != from.Zone:
+			return 2
+		case l.GetSubZone() != from.SubZone:
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(c.Endpoints, func(a, b *endpoint.LocalityLbEndpoints) int { return cmp.Compare(distance(a), distance(b)) })
+	for i := 1; i < len(c.Endpoints); i++ {
+		before := c.Endpoints[i-1]
+		c.Endpoints[i].Priority = before.Priority
+		if distance(c.Endpoints[i]) != distance(before) {
+			c.Endpoints[i].Priority++
+		}
+	}
 }
 
 func carries(e *Endpoint, labels map[string]string) bool {

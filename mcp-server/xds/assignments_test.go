@@ -27,16 +27,22 @@ type asked struct {
 		Labels map[string]string `yaml:"labels"`
 		OrAll  bool              `yaml:"orAll"`
 	} `yaml:"subsets"` // by host
-	Names  []string `yaml:"names"`  // of clusters
-	Lowers bool     `yaml:"lowers"` // providers' sidecars take HTTP/2
+	Names    []string `yaml:"names"`    // of clusters
+	Lowers   bool     `yaml:"lowers"`   // providers' sidecars take HTTP/2
+	Failover bool     `yaml:"failover"` // the nearest first
+	From     struct {
+		Region  string `yaml:"region"`
+		Zone    string `yaml:"zone"`
+		SubZone string `yaml:"subZone"`
+	} `yaml:"from"` // where the sidecar is
 }
 
 // of makes Assignments of what a snapshot of services becomes.
-func of(services []model.Service, subsets map[string][]Subset, lowers bool) *Assignments {
+func of(services []model.Service, subsets map[string][]Subset, lowers, failover bool) *Assignments {
 	t := translate.Translate(&model.Snapshot{Services: services}, translate.Options{Lift: []translate.LiftSelector{{Interface: "*"}}})
 	var out []Service
 	for _, l := range t.Lifted {
-		s := Service{Host: l.Host, Namespace: "vm"}
+		s := Service{Host: l.Host, Namespace: "vm", Failover: failover}
 		for _, e := range l.Endpoints {
 			s.Endpoints = append(s.Endpoints, Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: lowers})
 		}
@@ -80,10 +86,10 @@ func TestGolden(t *testing.T) {
 					subsets[host] = append(subsets[host], Subset(s))
 				}
 			}
-			a := of(services, subsets, q.Lowers)
+			a := of(services, subsets, q.Lowers, q.Failover)
 			got := map[string]json.RawMessage{}
 			for _, name := range q.Names {
-				r := a.Lookup(name)
+				r := a.Lookup(name, model.Locality(q.From))
 				if r == nil {
 					got[name] = json.RawMessage("null")
 					continue

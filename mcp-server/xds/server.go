@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/grpcserver"
 )
 
@@ -39,6 +40,7 @@ const (
 	maxStreams      = 100_000   // of one connection: one for each cluster
 	maxRequestBytes = 256 << 10 // a request carries a node, names and, where there is one, an error
 	maxNames        = 100_000   // that one stream subscribes to
+	maxLocality     = 255       // bytes of each part of a sidecar's locality, as of an endpoint's (translate.maxLocality)
 )
 
 // Options are what a Server needs. The zero value of each field means its default.
@@ -58,8 +60,8 @@ type Server struct {
 	mu      sync.Mutex
 	current *Assignments // nil before Apply
 	applied time.Time
-	pushed  *atomic.Bool                    // whether anybody has been sent what the latest Apply changed
-	subs    map[string]map[*stream]struct{} // by name: who subscribes to it
+	pushed  *atomic.Bool                   // whether anybody has been sent what the latest Apply changed
+	subs    map[place]map[*stream]struct{} // who subscribes
 	streams map[*stream]struct{}
 
 	endpointservice.UnimplementedEndpointDiscoveryServiceServer
@@ -70,7 +72,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[string]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
+	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[place]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
 	s.metrics = newMetrics(o.Metrics, s)
 	return s
 }
@@ -101,12 +103,12 @@ func (s *Server) Apply(a *Assignments) {
 	s.current = a
 	s.applied, s.pushed = time.Now(), new(atomic.Bool)
 	s.metrics.apply(a)
-	for name, streams := range s.subs {
-		if before != nil && same(before.Lookup(name), a.Lookup(name)) {
+	for p, streams := range s.subs {
+		if before != nil && same(before.Lookup(p.name, p.from), a.Lookup(p.name, p.from)) {
 			continue
 		}
 		for st := range streams {
-			st.owe(name)
+			st.owe(p.name)
 		}
 	}
 }
@@ -121,6 +123,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	node    string
+	from    model.Locality      // where the sidecar says that it is; fixed at the first request
 	names   map[string]string   // subscribed to, and the version sent last; "" for nothing
 	due     map[string]struct{} // may have to be sent
 	sending bool                // somebody does
@@ -172,9 +175,10 @@ func (s *Server) leave(st *stream) {
 
 // forget ends a subscription. The caller holds mu.
 func (s *Server) forget(st *stream, name string) {
-	delete(s.subs[name], st)
-	if len(s.subs[name]) == 0 {
-		delete(s.subs, name)
+	p := place{name, st.from}
+	delete(s.subs[p], st)
+	if len(s.subs[p]) == 0 {
+		delete(s.subs, p)
 	}
 }
 
@@ -189,6 +193,9 @@ func (s *Server) request(st *stream, r *discovery.DeltaDiscoveryRequest) error {
 	defer st.mu.Unlock()
 	if id := r.GetNode().GetId(); id != "" && st.node == "" {
 		st.node = id
+		if l := r.GetNode().GetLocality(); len(st.names) == 0 && len(l.GetRegion()) <= maxLocality && len(l.GetZone()) <= maxLocality && len(l.GetSubZone()) <= maxLocality {
+			st.from = model.Locality{Region: l.GetRegion(), Zone: l.GetZone(), SubZone: l.GetSubZone()}
+		}
 	}
 	if e := r.GetErrorDetail(); e != nil {
 		s.metrics.rejected.Inc()
@@ -208,10 +215,11 @@ func (s *Server) request(st *stream, r *discovery.DeltaDiscoveryRequest) error {
 		}
 		// Whoever asks again is answered again: it has dropped what it had. After a reconnection it says what it has.
 		st.names[name] = r.GetInitialResourceVersions()[name]
-		if s.subs[name] == nil {
-			s.subs[name] = map[*stream]struct{}{}
+		p := place{name, st.from}
+		if s.subs[p] == nil {
+			s.subs[p] = map[*stream]struct{}{}
 		}
-		s.subs[name][st] = struct{}{}
+		s.subs[p][st] = struct{}{}
 		st.oweLocked(name)
 	}
 	return nil
@@ -253,7 +261,7 @@ func (st *stream) flush() {
 		for name := range st.due {
 			delete(st.due, name)
 			sent := st.names[name]
-			r := current.Lookup(name)
+			r := current.Lookup(name, st.from)
 			switch {
 			case r == nil && sent != absent:
 				// Said also of what never was: Envoy would wait for it, and hold up its start.

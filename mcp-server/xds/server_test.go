@@ -18,7 +18,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/isthmus-mesh/isthmus/adapters/model"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,6 +72,54 @@ func TestAsked(t *testing.T) {
 	is(`map["a":map["node":["" "v2"]] "b":map["node":["v1"]]]`)
 	first.end()
 	is(`map["a":map["node":[""]]]`)
+}
+
+// Two sidecars in different zones are each told their own zone's endpoints first, and each what changes for it.
+func TestFailover(t *testing.T) {
+	s, address := start(t, Options{}, nil)
+	zones := []string{"a", "b"}
+	apply := func(weight uint32, failover bool) {
+		x := service("a", 4, 0)
+		x.Failover = failover
+		for i := range x.Endpoints {
+			x.Endpoints[i].Locality, x.Endpoints[i].Weight = model.Locality{Region: "cn", Zone: zones[i%2]}, weight
+		}
+		s.Apply(NewAssignments([]Service{x}, nil))
+	}
+	apply(1, true)
+	var sidecars []*sidecar
+	var clusters []*cluster
+	for _, z := range zones {
+		e := dial(t, address, dialOptions{from: &core.Locality{Region: "cn", Zone: z}})
+		sidecars, clusters = append(sidecars, e), append(clusters, e.subscribe(nil, name("a")))
+	}
+	// holds tells whether a cluster has the sidecar's zone first, and the other with this priority.
+	holds := func(i int, other, weight uint32) bool {
+		got := clusters[i].has[name("a")].GetEndpoints()
+		if len(got) != 2 {
+			return false
+		}
+		for _, g := range got {
+			want := other
+			if g.GetLocality().GetZone() == zones[i] {
+				want = 0
+			}
+			if g.Priority != want || g.LoadBalancingWeight.GetValue() != 2*weight || len(g.LbEndpoints) != 2 {
+				return false
+			}
+		}
+		return true
+	}
+	for _, x := range []struct {
+		weight   uint32
+		failover bool
+		other    uint32
+	}{{1, true, 1}, {3, true, 1}, {3, false, 0}, {3, true, 1}} {
+		apply(x.weight, x.failover)
+		for i, e := range sidecars {
+			e.wait(fmt.Sprintf("%+v in zone %s", x, zones[i]), func() bool { return holds(i, x.other, x.weight) })
+		}
+	}
 }
 
 // Only what has changed is sent, to those who asked for it. What goes is taken back, and comes again.

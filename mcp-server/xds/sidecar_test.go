@@ -26,6 +26,7 @@ import (
 type sidecar struct {
 	t    *testing.T
 	conn *grpc.ClientConn
+	from *core.Locality
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -34,6 +35,7 @@ type sidecar struct {
 type dialOptions struct {
 	tls   *tls.Config
 	token string
+	from  *core.Locality // where it says that it is
 }
 
 func dial(t *testing.T, address string, o dialOptions) *sidecar {
@@ -52,7 +54,7 @@ func dial(t *testing.T, address string, o dialOptions) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sidecar{t: t, conn: conn}
+	s := &sidecar{t: t, conn: conn, from: o.from}
 	s.changed = sync.NewCond(&s.mu)
 	t.Cleanup(func() { conn.Close() })
 	return s
@@ -84,7 +86,7 @@ func (s *sidecar) subscribe(have map[string]string, names ...string) *cluster {
 	}
 	c := &cluster{sidecar: s, stream: stream, end: cancel, has: map[string]*endpoint.ClusterLoadAssignment{}, versions: map[string]string{}, removed: map[string]int{}}
 	c.request(&discovery.DeltaDiscoveryRequest{
-		Node: &core.Node{Id: "sidecar~10.0.0.9~shop-1.vm~vm.svc.cluster.local"}, TypeUrl: TypeURL, ResourceNamesSubscribe: names, InitialResourceVersions: have,
+		Node: &core.Node{Id: "sidecar~10.0.0.9~shop-1.vm~vm.svc.cluster.local", Locality: s.from}, TypeUrl: TypeURL, ResourceNamesSubscribe: names, InitialResourceVersions: have,
 	})
 	go c.receive()
 	return c
