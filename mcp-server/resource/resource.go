@@ -27,3 +27,6 @@ type Resource struct {
 	Annotations map[string]string
 	Body        proto.Message // of istio.io/api, never nil
 }
+
+// ID returns the resource's name.
+func (r *Resource) ID() ID { return ID{r.Type, r.Namespace, r.Name} }
