@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"reflect"
+	"slices"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 	types "istio.io/api/type/v1beta1"
@@ -67,6 +70,29 @@ type XDS struct {
 // EnvoyFilter by which the clusters of the lifted services get their endpoints from us and reach them through an internal
 // listener. There is nothing where no service is lifted.
 func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem) {
+	return new(Lifter).Lift(c, l, o)
+}
+
+// Lifter does what Lift does, time after time, at the cost of what is different. The zero value has not done it yet. It must not be used by
+// several goroutines at once.
+type Lifter struct {
+	token string
+	hosts map[string]*hostPatches
+
+	compiled   *Compiled // that extensions are made of
+	lift       *plugin.Lift
+	ports      []uint16
+	extensions resource.Set
+}
+
+// hostPatches are the patches of one lifted service.
+type hostPatches struct {
+	patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch
+	wire    []byte // as fields of the EnvoyFilter
+}
+
+// Lift renders what makes sidecars lift calls. c must not be changed afterwards, and o must be what it was compiled with.
+func (f *Lifter) Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem) {
 	if len(l.Hosts) == 0 {
 		return resource.Set{}, nil
 	}
@@ -94,19 +120,60 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
 		}
 	}
-	lifting, lowering := c.Plugin, c.Plugin
-	lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
-	resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
-	resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
-	resources = append(resources, resource.Resource{
-		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"},
-		Body: &networking.EnvoyFilter{ConfigPatches: l.patches(o)},
-	})
-	set, err := resource.NewSet(resources)
-	if err != nil { // made of what has been checked
+	if f.compiled != c || !slices.Equal(f.ports, l.Ports) || !reflect.DeepEqual(f.lift, lift) {
+		f.compiled, f.ports, f.lift = c, l.Ports, lift
+		lifting, lowering := c.Plugin, c.Plugin
+		lifting.Lift, lowering.Lower = lift, new(plugin.Lower)
+		resources := named(LiftName, types.WorkloadMode_CLIENT, mustRender(&lifting), l.Ports, o)
+		resources = append(resources, named(LowerName, types.WorkloadMode_SERVER, mustRender(&lowering), l.Ports, o)...)
+		f.extensions = mustSet(resource.NewSet(resources))
+	}
+	return mustSet(resource.Union(f.extensions, mustSet(resource.NewSet([]resource.Resource{f.envoyFilter(&l, o)})))), problems
+}
+
+// mustSet is for sets that are made of what has been checked.
+func mustSet(set resource.Set, err error) resource.Set {
+	if err != nil {
 		panic("governance: " + err.Error())
 	}
-	return set, problems
+	return set
+}
+
+// envoyFilter is the EnvoyFilter of all lifted services.
+func (f *Lifter) envoyFilter(l *LiftOptions, o Options) resource.Resource {
+	if f.token != l.XDS.Token {
+		f.token, f.hosts = l.XDS.Token, nil
+	}
+	shared := l.patches(o)
+	all := &networking.EnvoyFilter{ConfigPatches: shared}
+	hosts := make(map[string]*hostPatches, len(l.Hosts)) // those that are there now, and no others
+	wires := make([][]byte, 0, 1+len(l.Hosts))
+	wires = append(wires, mustMarshal(all))
+	for _, h := range l.Hosts {
+		p := f.hosts[h.Host]
+		if p == nil {
+			p = &hostPatches{patches: l.hostPatches(h.Host)}
+			p.wire = mustMarshal(&networking.EnvoyFilter{ConfigPatches: p.patches})
+		}
+		hosts[h.Host] = p
+		all.ConfigPatches = append(all.ConfigPatches, p.patches...)
+		wires = append(wires, p.wire)
+	}
+	f.hosts = hosts
+	return resource.Resource{
+		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: LiftName, Labels: map[string]string{labelManagedBy: "isthmus"}, Body: all,
+		// EnvoyFilters that follow one another are one with the patches of all.
+		Encode: func() ([]byte, error) { return slices.Concat(wires...), nil },
+	}
+}
+
+// mustMarshal encodes what is made of what has been checked.
+func mustMarshal(m proto.Message) []byte {
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic("governance: " + err.Error())
+	}
+	return wire
 }
 
 // mustRender is render for what is made of what has been checked.
@@ -123,8 +190,8 @@ type object = map[string]any
 // unbounded is Envoy's largest number, which Istio too writes where it bounds nothing.
 const unbounded = math.MaxUint32
 
-// patches are those of the EnvoyFilter: the cluster of our service, what the internal listeners need, some for each port, and two for
-// each lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
+// patches are those of the EnvoyFilter that are for no service alone: the cluster of our service, what the internal listeners need, and some
+// for each port.
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
@@ -148,6 +215,12 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 		patches = append(patches, everything(port))
 		patches = append(patches, asDialled(port)...)
 	}
+	return patches
+}
+
+// hostPatches are the patches of one lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio,
+// mergeTransportSocketCluster).
+func (l *LiftOptions) hostPatches(host string) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
 		grpc["initial_metadata"] = []any{object{"key": "authorization", "value": "Bearer " + l.XDS.Token}}
@@ -155,13 +228,11 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 	source := object{"resource_api_version": "V3", "api_config_source": object{
 		"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": []any{grpc}, "set_node_on_first_message_only": true,
 	}}
-	for _, h := range l.Hosts {
-		patches = append(patches,
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}),
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
-				[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}))
+	return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		patch(networking.EnvoyFilter_CLUSTER, host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}),
+		patch(networking.EnvoyFilter_CLUSTER, host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
+			[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}),
 	}
-	return patches
 }
 
 // lowerListener is an internal listener that turns HTTP/2 back into the provider's protocol.
