@@ -58,8 +58,8 @@ type Server struct {
 	mu      sync.Mutex
 	current *Assignments // nil before Apply
 	applied time.Time
-	pushed  *atomic.Bool                    // whether anybody has been sent what the latest Apply changed
-	subs    map[string]map[*stream]struct{} // by name: who subscribes to it
+	pushed  *atomic.Bool                               // whether anybody has been sent what the latest Apply changed
+	subs    map[string]map[string]map[*stream]struct{} // by host and by name: who subscribes to it
 	streams map[*stream]struct{}
 
 	endpointservice.UnimplementedEndpointDiscoveryServiceServer
@@ -70,7 +70,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[string]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
+	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[string]map[string]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
 	s.metrics = newMetrics(o.Metrics, s)
 	return s
 }
@@ -95,20 +95,41 @@ func (s *Server) Apply(a *Assignments) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.current
-	if before != nil && before != a {
-		a.inherit(before)
+	if before == a {
+		return
+	}
+	var changed []string
+	if before != nil {
+		changed = a.inherit(before)
 	}
 	s.current = a
 	s.applied, s.pushed = time.Now(), new(atomic.Bool)
 	s.metrics.apply(a)
-	for name, streams := range s.subs {
-		if before != nil && same(before.Lookup(name), a.Lookup(name)) {
-			continue
-		}
-		for st := range streams {
-			st.owe(name)
+	owe := func(names map[string]map[*stream]struct{}) {
+		for name, streams := range names {
+			if before != nil && same(before.Lookup(name), a.Lookup(name)) {
+				continue
+			}
+			for st := range streams {
+				st.owe(name)
+			}
 		}
 	}
+	if before == nil {
+		for _, names := range s.subs {
+			owe(names)
+		}
+		return
+	}
+	for _, host := range changed {
+		owe(s.subs[host])
+	}
+}
+
+// host is what the subscriptions to a name are found by: the host of a cluster, or "" where the name is none, of which there is never anything.
+func host(name string) string {
+	n, _ := ParseClusterName(name)
+	return n.Host
 }
 
 func same(a, b *Resource) bool { return a == b || a != nil && b != nil && a.Version == b.Version }
@@ -172,9 +193,14 @@ func (s *Server) leave(st *stream) {
 
 // forget ends a subscription. The caller holds mu.
 func (s *Server) forget(st *stream, name string) {
-	delete(s.subs[name], st)
-	if len(s.subs[name]) == 0 {
-		delete(s.subs, name)
+	host := host(name)
+	names := s.subs[host]
+	delete(names[name], st)
+	if len(names[name]) == 0 {
+		delete(names, name)
+	}
+	if len(names) == 0 {
+		delete(s.subs, host)
 	}
 }
 
@@ -208,10 +234,14 @@ func (s *Server) request(st *stream, r *discovery.DeltaDiscoveryRequest) error {
 		}
 		// Whoever asks again is answered again: it has dropped what it had. After a reconnection it says what it has.
 		st.names[name] = r.GetInitialResourceVersions()[name]
-		if s.subs[name] == nil {
-			s.subs[name] = map[*stream]struct{}{}
+		host := host(name)
+		if s.subs[host] == nil {
+			s.subs[host] = map[string]map[*stream]struct{}{}
 		}
-		s.subs[name][st] = struct{}{}
+		if s.subs[host][name] == nil {
+			s.subs[host][name] = map[*stream]struct{}{}
+		}
+		s.subs[host][name][st] = struct{}{}
 		st.oweLocked(name)
 	}
 	return nil
