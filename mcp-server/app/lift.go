@@ -1,14 +1,9 @@
 package app
 
 import (
-	"slices"
-
-	networking "istio.io/api/networking/v1alpha3"
-
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
-	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
 )
@@ -35,43 +30,32 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	return o
 }
 
-// routed are the services that routes may be for, none where there are no routes.
-func routed(t *translate.Translation, rules []governance.Rule, o *translate.Options) []governance.Routed {
-	if !slices.ContainsFunc(rules, func(r governance.Rule) bool { _, ok := r.Spec.(*governance.RouteSpec); return ok }) {
-		return nil
-	}
-	set, lifted := t.Set(), map[string]*translate.Lifted{}
-	for i := range t.Lifted {
-		lifted[t.Lifted[i].Host] = &t.Lifted[i]
-	}
-	out := make([]governance.Routed, len(t.Services))
-	for i, s := range t.Services {
-		r := governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted}
-		if l := lifted[s.Host]; l != nil {
-			for _, e := range l.Endpoints {
-				r.Endpoints = append(r.Endpoints, e.Labels)
-			}
-		} else if e, ok := set.Get(resource.ID{Type: resource.TypeServiceEntry, Namespace: o.Namespace, Name: s.Name}); ok {
-			body := e.Body.(*networking.ServiceEntry)
-			r.HTTP = body.Ports[0].Protocol != "TCP"
-			for _, we := range body.Endpoints {
-				r.Endpoints = append(r.Endpoints, we.Labels)
-			}
+// routes renders the routes of all services.
+func (p *planner) routes(t *translate.Translation) governance.Routes {
+	p.routed.begin(0)
+	var hosts []*governance.HostRoutes
+	for _, s := range t.Services {
+		if p.router.Concerns(s.Key) {
+			hosts = append(hosts, p.routed.of(s, func() *governance.HostRoutes {
+				return p.router.Host(&governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels})
+			}))
 		}
-		out[i] = r
 	}
-	return out
+	return p.router.Join(hosts)
 }
 
 // assignments are the endpoints of the lifted services, and their groups.
-func assignments(t *translate.Translation, groups map[string][]governance.Subset, namespace string) *xds.Assignments {
+func (p *planner) assignments(t *translate.Translation, groups map[string][]governance.Subset) *xds.Assignments {
+	p.services.begin(len(t.Lifted))
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
-		s := xds.Service{Host: l.Host, Namespace: namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
-		for j, e := range l.Endpoints {
-			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider}
-		}
-		services[i] = s
+		services[i] = p.services.of(l, func() xds.Service {
+			s := xds.Service{Host: l.Host, Namespace: p.spec.Mesh.Namespace, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+			for j, e := range l.Endpoints {
+				s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider}
+			}
+			return s
+		})
 	}
 	subsets := make(map[string][]xds.Subset, len(groups))
 	for host, list := range groups {

@@ -50,10 +50,15 @@ func newEntry(r Resource) (*Entry, error) {
 	if r.Type == "" || r.Name == "" || r.Namespace == "" || r.Body == nil {
 		return nil, fmt.Errorf("resource: %s: type, namespace, name and body are needed", r.ID())
 	}
-	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Body)
+	encode := r.Encode
+	if encode == nil {
+		encode = func() ([]byte, error) { return proto.MarshalOptions{Deterministic: true}.Marshal(r.Body) }
+	}
+	wire, err := encode()
 	if err != nil {
 		return nil, fmt.Errorf("resource: marshal %s: %w", r.ID(), err)
 	}
+	r.Encode = nil // an Entry must not hold what it was made of
 	e := &Entry{Resource: r, Wire: wire, Version: version(&r, wire)}
 	h := sha256.New()
 	text(h, r.Namespace+"/"+r.Name)
