@@ -62,7 +62,7 @@ check: static unit-short doc-static ## the fast inner loop: format, vet, lint, a
 
 .PHONY: bench
 bench: ## what the filter costs, against bare Envoy and its own codecs; 10 minutes; writes e2e/bench/RESULTS.md
-	$(call need,$(NEED_BUILD) python3:python3-venv)
+	$(call need,$(NEED_BUILD) python3:python3-venv java:openjdk-17-jdk-headless javac:openjdk-17-jdk-headless mvn:maven)
 	@go run ./e2e/bench $(BENCH_ARGS)
 
 .PHONY: generate
