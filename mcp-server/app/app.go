@@ -256,11 +256,29 @@ func (p *pipeline) plan(ctx context.Context, jobs *mailbox) error {
 	served := false
 	var given, used *config.Spec
 	var lacking []model.Problem
+	lingering := linger{quiet: p.started.HoldOff.Quiet}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var made *plan
+	serve := func() {
+		services, wait := lingering.hold(made.services, time.Now())
+		endpoints := made.endpoints
+		if wait > 0 {
+			timer.Reset(wait)
+			endpoints = xds.NewAssignments(services, made.subsets)
+		}
+		p.endpoints.Apply(endpoints)
+	}
 	for {
 		fresh := false
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-timer.C:
+			if made != nil && p.endpoints != nil && served {
+				serve()
+			}
+			continue
 		case s, ok := <-snapshots:
 			if !ok {
 				return nil
@@ -277,19 +295,20 @@ func (p *pipeline) plan(ctx context.Context, jobs *mailbox) error {
 			if p.endpoints == nil {
 				used, lacking = withoutXDS(given)
 			}
+			lingering = linger{quiet: lingering.quiet} // what is not lifted any more is not to stay
 		}
 		in.spec = used
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
 		// that has been added and cannot be heard yet must not hold up the others.
 		served = served || latest.Complete
-		plan := planner.plan(in)
+		made = planner.plan(in)
 		if p.endpoints != nil && served {
-			p.endpoints.Apply(plan.endpoints)
+			serve()
 			if fresh {
 				p.metrics.early.Observe(time.Since(latest.Time).Seconds())
 			}
 		}
-		jobs.put(&job{input: in, plan: plan, own: slices.Concat(own, lacking), serve: served, fresh: fresh, urgent: !fresh})
+		jobs.put(&job{input: in, plan: made, own: slices.Concat(own, lacking), serve: served, fresh: fresh, urgent: !fresh})
 	}
 }
 

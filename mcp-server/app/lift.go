@@ -1,6 +1,9 @@
 package app
 
 import (
+	"slices"
+	"time"
+
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
@@ -44,8 +47,8 @@ func (p *planner) routes(t *translate.Translation) governance.Routes {
 	return p.router.Join(hosts)
 }
 
-// assignments are the endpoints of the lifted services, and their groups.
-func (p *planner) assignments(t *translate.Translation, groups map[string][]governance.Subset) *xds.Assignments {
+// lifted are the lifted services with their endpoints.
+func (p *planner) lifted(t *translate.Translation) []xds.Service {
 	p.services.begin(len(t.Lifted))
 	services := make([]xds.Service, len(t.Lifted))
 	for i, l := range t.Lifted {
@@ -57,13 +60,67 @@ func (p *planner) assignments(t *translate.Translation, groups map[string][]gove
 			return s
 		})
 	}
-	subsets := make(map[string][]xds.Subset, len(groups))
+	return services
+}
+
+// subsets are the groups of lifted services, by host.
+func subsets(groups map[string][]governance.Subset) map[string][]xds.Subset {
+	out := make(map[string][]xds.Subset, len(groups))
 	for host, list := range groups {
 		for _, g := range list {
-			subsets[host] = append(subsets[host], xds.Subset(g))
+			out[host] = append(out[host], xds.Subset(g))
 		}
 	}
-	return xds.NewAssignments(services, subsets)
+	return out
+}
+
+// linger keeps what sidecars know of a service that has lost its last endpoint, for as long as changes are gathered: a provider that registers
+// anew, with other parameters, is gone and there again within milliseconds, and if it is the only one calls would fail in between.
+type linger struct {
+	quiet time.Duration
+	last  map[string]xds.Service // by host: with endpoints, as they were served last
+	empty map[string]time.Time   // since when
+}
+
+// hold returns the services to be served instead of those given, and after what time others may have to be, 0 for never.
+func (l *linger) hold(services []xds.Service, now time.Time) (out []xds.Service, wait time.Duration) {
+	last, empty := make(map[string]xds.Service, len(services)), map[string]time.Time{}
+	at := map[string]int{} // those without endpoints
+	for i, s := range services {
+		if len(s.Endpoints) > 0 {
+			last[s.Host] = s
+		} else {
+			at[s.Host] = i
+		}
+	}
+	out = services
+	for host, s := range l.last {
+		if _, ok := last[host]; ok {
+			continue
+		}
+		since, ok := l.empty[host]
+		if !ok {
+			since = now
+		}
+		left := since.Add(l.quiet).Sub(now)
+		if left <= 0 {
+			continue
+		}
+		last[host], empty[host] = s, since
+		if wait == 0 || left < wait {
+			wait = left
+		}
+		if len(empty) == 1 {
+			out = slices.Clone(services)
+		}
+		if i, ok := at[host]; ok {
+			out[i] = s
+		} else {
+			out = append(out, s)
+		}
+	}
+	l.last, l.empty = last, empty
+	return out, wait
 }
 
 // withoutXDS returns the configuration without lifted services, where nobody would tell sidecars their endpoints, and a Problem

@@ -49,6 +49,8 @@ func unmeasured(string) func() { return func() {} }
 type plan struct {
 	translation *translate.Translation
 	routes      governance.Routes
+	services    []xds.Service // that endpoints are made of
+	subsets     map[string][]xds.Subset
 	endpoints   *xds.Assignments
 }
 
@@ -84,7 +86,8 @@ func (p *planner) plan(in input) *plan {
 	done()
 	done = p.measure("route")
 	out.routes = p.routes(out.translation)
-	out.endpoints = p.assignments(out.translation, out.routes.Subsets)
+	out.services, out.subsets = p.lifted(out.translation), subsets(out.routes.Subsets)
+	out.endpoints = xds.NewAssignments(out.services, out.subsets)
 	done()
 	return out
 }

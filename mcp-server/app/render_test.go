@@ -47,10 +47,10 @@ func someRules(r *rand.Rand) governance.Rules {
 }
 
 func someService(r *rand.Rand) model.Service {
-	s := model.Service{Key: model.Key{Framework: []string{"dubbo", "sofa"}[r.IntN(2)], Interface: fmt.Sprint("demo.S", r.IntN(8))}}
+	s := model.Service{Key: model.Key{Framework: []string{"dubbo", "dubbo", "dubbo", "dubbo", "sofa"}[r.IntN(5)], Interface: fmt.Sprint("demo.S", r.IntN(8))}}
 	for range r.IntN(4) {
 		s.Endpoints = append(s.Endpoints, model.Endpoint{
-			Address: fmt.Sprintf("10.0.0.%d", r.IntN(6)), Port: uint16(20880 + r.IntN(2)), Protocol: []model.Protocol{"dubbo", "dubbo", "dubbo", "tri"}[r.IntN(4)],
+			Address: fmt.Sprintf("10.0.0.%d", r.IntN(6)), Port: uint16(20880 + r.IntN(2)), Protocol: []model.Protocol{"dubbo", "dubbo", "dubbo", "dubbo", "dubbo", "dubbo", "dubbo", "tri"}[r.IntN(8)],
 			Application: []string{"shop", "stall"}[r.IntN(2)], Disabled: r.IntN(9) == 0, Labels: map[string]string{"version": fmt.Sprint("v", 1+r.IntN(2))},
 		})
 	}
