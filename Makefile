@@ -62,8 +62,8 @@ test: static unit docs generated e2e ## all that CI checks: check, unit tests wi
 check: static unit-short doc-static ## the fast inner loop: format, vet, lint, architecture, size, short unit tests
 
 .PHONY: bench
-bench: ## what the filter costs, against bare Envoy and its own codecs; 13 minutes; writes e2e/bench/RESULTS.md
-	$(call need,$(NEED_BUILD) python3:python3-venv)
+bench: ## what the filter costs, against bare Envoy and its own codecs; 14 minutes; writes e2e/bench/RESULTS.md
+	$(call need,$(NEED_BUILD) python3:python3-venv java:openjdk-17-jdk-headless javac:openjdk-17-jdk-headless mvn:maven)
 	@go run ./e2e/bench $(BENCH_ARGS)
 
 .PHONY: generate

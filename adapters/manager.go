@@ -24,10 +24,9 @@ type ManagerOptions struct {
 	// StateDir is the folder in which the last word of each registry is saved; it is made if it is missing. "" saves nothing:
 	// then a restart during a registry's outage has nothing to show of it.
 	StateDir string
-	// Quiet is how long changes are awaited before a snapshot is frozen. Default 50 ms.
-	Quiet time.Duration
-	// MaxDelay is the longest that a change waits for its snapshot while further changes keep coming. Default 1 s.
-	MaxDelay time.Duration
+	// Pace is the least time between two snapshots: a change is in one at once, and those that follow are gathered for as long.
+	// It is longer where freezing a snapshot takes long, so that this never takes more than a fifth of a processor. Default 10 ms.
+	Pace time.Duration
 	// RestartMin and RestartMax bound the pause before a Discoverer that gave up is started again; it doubles each time, with
 	// a jitter of ±20 %, and begins anew once it has synced. Defaults 1 s and 1 min.
 	RestartMin, RestartMax time.Duration
@@ -44,8 +43,7 @@ func (o ManagerOptions) withDefaults() ManagerOptions {
 			*d = def
 		}
 	}
-	or(&o.Quiet, 50*time.Millisecond)
-	or(&o.MaxDelay, time.Second)
+	or(&o.Pace, 10*time.Millisecond)
 	or(&o.RestartMin, time.Second)
 	or(&o.RestartMax, time.Minute)
 	or(&o.SaveQuiet, 2*time.Second)
@@ -281,7 +279,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // loop is the one goroutine that owns the state. What can happen: a registry says something or gives up; the registries
-// are set; the hold-off ends; a file is due to be written or has been written.
+// are set; the next snapshot may be made; a file is due to be written or has been written.
 type loop struct {
 	m      *Manager
 	o      ManagerOptions
@@ -294,12 +292,11 @@ type loop struct {
 	leaving []*run // stopped, not yet gone
 	merger  *merger
 
-	everSet    bool
-	everWhole  bool // a complete snapshot has been published
-	version    uint64
-	dirty      bool      // something changed since the last snapshot
-	firstDirty time.Time // when the first of it did
-	lastDirty  time.Time
+	everSet   bool
+	everWhole bool // a complete snapshot has been published
+	version   uint64
+	dirty     bool      // something changed since the last snapshot
+	notBefore time.Time // the next snapshot
 
 	store       *store
 	saves       chan saveJob
@@ -348,7 +345,7 @@ func (l *loop) nextWake(now time.Time) time.Duration {
 		}
 	}
 	if l.dirty && l.everSet {
-		soon(l.freezeAt())
+		soon(l.notBefore)
 	}
 	if !l.saving {
 		for _, r := range l.order {
@@ -358,34 +355,28 @@ func (l *loop) nextWake(now time.Time) time.Duration {
 	return wake
 }
 
-func (l *loop) freezeAt() time.Time {
-	quiet, late := l.lastDirty.Add(l.o.Quiet), l.firstDirty.Add(l.o.MaxDelay)
-	if late.Before(quiet) {
-		return late
-	}
-	return quiet
-}
-
-func (l *loop) touch(now time.Time) {
-	if !l.dirty {
-		l.dirty, l.firstDirty = true, now
-	}
-	l.lastDirty = now
-}
+func (l *loop) touch() { l.dirty = true }
 
 func (l *loop) whole() bool {
 	return l.everSet && !slices.ContainsFunc(l.order, func(r *run) bool { return r.owes && !r.complete })
 }
 
-// maybeFreeze publishes a snapshot if the hold-off is over, or if it is the first complete one.
+// busyShare is how much longer than freezing a snapshot takes the next one is away.
+const busyShare = 4
+
+// maybeFreeze publishes a snapshot if there is something new and the time has come, or if it is the first complete one.
 func (l *loop) maybeFreeze(now time.Time) {
 	if !l.everSet || !l.dirty {
 		return
 	}
 	whole := l.whole()
-	if now.Before(l.freezeAt()) && (!whole || l.everWhole) {
+	if now.Before(l.notBefore) && (!whole || l.everWhole) {
 		return
 	}
+	defer func() {
+		end := time.Now()
+		l.notBefore = end.Add(max(l.o.Pace, busyShare*end.Sub(now)))
+	}()
 	l.dirty = false
 	l.everWhole = l.everWhole || whole
 	l.version++
@@ -514,7 +505,7 @@ func (l *loop) set(starts []registryStart) {
 	slices.Sort(l.drops)
 	l.drops = slices.Compact(l.drops)
 	l.everSet = true
-	l.touch(now)
+	l.touch()
 }
 
 func (l *loop) newRun(s registryStart, priority int, owes bool) *run {
@@ -672,7 +663,7 @@ func (l *loop) event(e event, now time.Time) {
 			e.err = errors.New("the adapter panicked; see the log")
 		}
 		l.stale(r, e.err, now)
-		l.touch(now)
+		l.touch()
 	default:
 		l.update(r, e.update, now)
 	}
@@ -733,7 +724,7 @@ func (l *loop) update(r *run, u Update, now time.Time) {
 		l.log.Info("registry state changed", "registry", r.Name, "from", before.State, "to", r.source.State)
 	}
 	if changed || r.source.State != before.State || r.source.Error != before.Error {
-		l.touch(now)
+		l.touch()
 	}
 	if (changed || u.Synced) && r.complete {
 		l.wantSave(r, now)
@@ -876,7 +867,7 @@ func (l *loop) saveDone(res saveResult) {
 		delete(r.faults, "StateNotSaved")
 	}
 	if had != (res.err != nil) {
-		l.touch(time.Now())
+		l.touch()
 	}
 }
 
@@ -887,7 +878,7 @@ func sameGroup(a, b model.Group) bool { return reflect.DeepEqual(a, b) }
 // done before, what has been said so far together with why the registry could not be heard. It saves nothing. The error is
 // Faults where the configuration is wrong.
 func Try(ctx context.Context, kinds Kinds, r Registry, log *slog.Logger) (*model.Snapshot, error) {
-	m := NewManager(ManagerOptions{Kinds: kinds, Log: log, Quiet: time.Millisecond, MaxDelay: 100 * time.Millisecond})
+	m := NewManager(ManagerOptions{Kinds: kinds, Log: log})
 	if err := m.Set(ctx, []Registry{r}); err != nil {
 		return nil, err
 	}

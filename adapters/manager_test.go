@@ -180,15 +180,14 @@ func (s *stage) want(want string) {
 
 func TestManagerSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t, ManagerOptions{Quiet: 100 * time.Millisecond, MaxDelay: time.Second})
+		s := newStage(t, ManagerOptions{Pace: 100 * time.Millisecond})
 		s.set("a", "b")
 		s.run()
 		defer s.end()
-		s.want("") // nothing before the hold-off, and nothing complete
-		time.Sleep(101 * time.Millisecond)
-		s.want("[a connecting 0/0][b connecting 0/0]")
+		s.want("[a connecting 0/0][b connecting 0/0]") // nothing is complete
 
 		s.say("a", Update{Groups: []model.Group{group("/x", "X", endpoint(1, 100))}, Synced: true})
+		s.want("[a connecting 0/0][b connecting 0/0]") // there has just been one
 		time.Sleep(101 * time.Millisecond)
 		s.want("dubbo/X 192.0.2.1*100@a//x; [a synced 1/1][b connecting 0/0]")
 
@@ -200,15 +199,17 @@ func TestManagerSnapshots(t *testing.T) {
 			t.Error("time passed")
 		}
 
-		// Afterwards changes are held off.
+		// Changes that follow closely are gathered.
 		s.say("a", Update{Groups: []model.Group{{Source: "/x"}}})
 		s.want("dubbo/X 192.0.2.1*100@a//x@b//x 192.0.2.2*50@b//x; [a synced 1/1][b synced 1/2] complete")
 		time.Sleep(99 * time.Millisecond)
 		s.want("dubbo/X 192.0.2.1*100@a//x@b//x 192.0.2.2*50@b//x; [a synced 1/1][b synced 1/2] complete")
 		time.Sleep(2 * time.Millisecond)
 		s.want("dubbo/X 192.0.2.1*100@b//x 192.0.2.2*50@b//x; [a synced 0/0][b synced 1/2] complete")
-		s.say("b", Update{Groups: []model.Group{{Source: "/x"}}})
+
+		// One that comes after a while is there at once.
 		time.Sleep(101 * time.Millisecond)
+		s.say("b", Update{Groups: []model.Group{{Source: "/x"}}})
 		s.want("[a synced 0/0][b synced 0/0] complete")
 	})
 }
@@ -231,9 +232,9 @@ func TestManagerAfterItsEnd(t *testing.T) {
 	})
 }
 
-func TestManagerHoldOffEnds(t *testing.T) {
+func TestManagerPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t, ManagerOptions{Quiet: 100 * time.Millisecond, MaxDelay: time.Second})
+		s := newStage(t, ManagerOptions{Pace: time.Second})
 		s.set("a")
 		s.run()
 		defer s.end()
@@ -241,7 +242,7 @@ func TestManagerHoldOffEnds(t *testing.T) {
 		synctest.Wait()
 		version := s.m.Snapshot().Version
 		begin := time.Now()
-		for i := range 60 { // a change every 50 ms, so that it is never quiet
+		for i := range 60 { // a change every 50 ms
 			s.say("a", Update{Groups: []model.Group{group("/x", "X", endpoint(1, uint32(i+1)))}})
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -588,7 +589,7 @@ func TestManagerCannotSave(t *testing.T) {
 
 func TestManagerSubscribe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t, ManagerOptions{Quiet: time.Millisecond})
+		s := newStage(t, ManagerOptions{Pace: time.Millisecond})
 		ctx, stop := context.WithCancel(t.Context())
 		slow := s.m.Subscribe(ctx)
 		s.set("a")

@@ -269,7 +269,7 @@ func TestBrokenFileAtStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := adapters.NewManager(adapters.ManagerOptions{Kinds: adapters.Kinds{Kind}, StateDir: state, Quiet: time.Millisecond})
+		m := adapters.NewManager(adapters.ManagerOptions{Kinds: adapters.Kinds{Kind}, StateDir: state})
 		if err := m.Set(t.Context(), []adapters.Registry{{Name: "files", Kind: "file", Settings: settings}}); err != nil {
 			t.Fatal(err)
 		}

@@ -229,7 +229,7 @@ func TestDeniedNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 2 {
-		m := adapters.NewManager(adapters.ManagerOptions{Kinds: adapters.Kinds{Kind}, StateDir: state, Quiet: time.Millisecond})
+		m := adapters.NewManager(adapters.ManagerOptions{Kinds: adapters.Kinds{Kind}, StateDir: state})
 		if err := m.Set(t.Context(), []adapters.Registry{{Name: "zk", Kind: "zookeeper", Settings: settings}}); err != nil {
 			t.Fatal(err)
 		}

@@ -15,9 +15,9 @@ import (
 // TestBench runs the whole benchmark with short measurements. How fast anything was does not matter here: that each
 // variant answered every call does, and that the report has all of its rows.
 func TestBench(t *testing.T) {
-	set := peer.Need(t, peer.Envoy, peer.Filter)
+	set := peer.Need(t, append(peersOfSpread, peer.Envoy, peer.Filter)...)
 	out := filepath.Join(t.TempDir(), "RESULTS.md")
-	o := options{envoy: set[peer.Envoy].Path, wasm: set[peer.Filter].Path, out: out, rounds: 1, duration: 100 * time.Millisecond}
+	o := options{envoy: set[peer.Envoy].Path, wasm: set[peer.Filter].Path, out: out, rounds: 1, duration: 100 * time.Millisecond, changes: 20}
 	var printed bytes.Buffer
 	if err := bench(t.Context(), o, &screen{out: t.Output(), begun: time.Now()}, &printed); err != nil {
 		t.Fatal(err)
@@ -61,8 +61,14 @@ func TestBench(t *testing.T) {
 			t.Errorf("no good row of start-up for %s:\n%s", s.Name, sections["Start-up and memory"])
 		}
 	}
-	if n := strings.Count(sections["Targets"], " ≤ ") + strings.Count(sections["Targets"], " ≥ "); n != 10 {
-		t.Errorf("%d targets, want 10:\n%s", n, sections["Targets"])
+	if n := strings.Count(sections["Targets"], " ≤ ") + strings.Count(sections["Targets"], " ≥ "); n != 11 {
+		t.Errorf("%d targets, want 11:\n%s", n, sections["Targets"])
+	}
+	for _, who := range []string{"a client of endpoint discovery has it", "Envoy has it", "istiod has been sent it"} {
+		row := regexp.MustCompile(`(?m)^\| ` + who + ` \|( [0-9.]+ [µm]s \|){4}$`)
+		if !row.MatchString(sections["A change in a registry"]) {
+			t.Errorf("no good row of a change for when %s:\n%s", who, sections["A change in a registry"])
+		}
 	}
 	if strings.Contains(string(written), "NaN") || strings.Contains(string(written), "Inf") {
 		t.Errorf("not all figures are numbers:\n%s", written)

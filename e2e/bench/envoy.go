@@ -323,11 +323,15 @@ func (e *envoy) stop() {
 	<-e.done
 }
 
-// cpuTime is the processor time of all threads so far, to the nanosecond (/proc/PID/task/*/schedstat, first field).
-func (e *envoy) cpuTime() (time.Duration, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", e.cmd.Process.Pid))
+func (e *envoy) cpuTime() (time.Duration, error) { return processTime(e.cmd.Process.Pid) }
+
+func (e *envoy) rss() (int64, error) { return residentMemory(e.cmd.Process.Pid) }
+
+// processTime is the processor time of all threads of a process so far, to the nanosecond (/proc/PID/task/*/schedstat, first field).
+func processTime(pid int) (time.Duration, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
-		return 0, fmt.Errorf("bench: no schedstat of process %d: %w", e.cmd.Process.Pid, err)
+		return 0, fmt.Errorf("bench: no schedstat of process %d: %w", pid, err)
 	}
 	var sum time.Duration
 	for _, f := range files {
@@ -345,9 +349,9 @@ func (e *envoy) cpuTime() (time.Duration, error) {
 	return sum, nil
 }
 
-// rss is the resident memory in bytes (VmRSS).
-func (e *envoy) rss() (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", e.cmd.Process.Pid))
+// residentMemory is that of a process, in bytes (VmRSS).
+func residentMemory(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -357,5 +361,5 @@ func (e *envoy) rss() (int64, error) {
 			return kb << 10, err
 		}
 	}
-	return 0, fmt.Errorf("bench: no VmRSS of process %d", e.cmd.Process.Pid)
+	return 0, fmt.Errorf("bench: no VmRSS of process %d", pid)
 }

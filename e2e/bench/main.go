@@ -1,8 +1,8 @@
-// Command bench measures what the filter costs. The same load of calls goes through bare tcp_proxy, through our filter with no,
+// Command bench measures what the filter costs, and how fast a change in a registry is. The same load of calls goes through bare tcp_proxy, through our filter with no,
 // one and a hundred rules, and through Envoy's own codecs, in interleaved rounds of one run, so that a machine whose
 // speed drifts treats all alike. It prints medians and ratios, and writes e2e/bench/RESULTS.md.
 //
-// Usage: go run ./e2e/bench [-quick] [-rounds N] [-duration D] [-only VARIANTS] [-out FILE] [-envoy FILE] [-wasm FILE]
+// Usage: go run ./e2e/bench [-quick] [-rounds N] [-duration D] [-changes N] [-only VARIANTS] [-out FILE] [-envoy FILE] [-wasm FILE]
 //
 // Envoy has one worker, and shares one processor with client and server or, in some tables, has it to itself. Its processor time is that
 // of its threads, to the nanosecond, so it does not depend on who else waits.
@@ -29,7 +29,7 @@ import (
 // options are what the command line says.
 type options struct {
 	envoy, wasm, out, only string
-	rounds                 int
+	rounds, changes        int
 	duration               time.Duration
 	quick                  bool
 }
@@ -37,10 +37,11 @@ type options struct {
 // results is where the report of a whole run goes, below the top folder.
 const results = "e2e/bench/RESULTS.md"
 
-// The defaults of -rounds and -duration; with -quick they are others.
+// The defaults of -rounds, -duration and -changes; with -quick they are others.
 const (
 	wholeRounds, quickRounds     = 5, 3
 	wholeDuration, quickDuration = 1500 * time.Millisecond, time.Second
+	wholeChanges, quickChanges   = 300, 100
 )
 
 func main() {
@@ -79,7 +80,8 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.StringVar(&o.out, "out", "", "write the report to this file (default: "+results+"; none with -quick and -only)")
 	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("rounds of each measurement, of which medians are reported (default %d, with -quick %d)", wholeRounds, quickRounds))
 	f.DurationVar(&o.duration, "duration", 0, fmt.Sprintf("length of one measurement (default %s, with -quick %s)", wholeDuration, quickDuration))
-	f.BoolVar(&o.quick, "quick", false, "only the headline loads; takes four minutes instead of thirteen")
+	f.IntVar(&o.changes, "changes", 0, fmt.Sprintf("changes of a registry that are followed (default %d, with -quick %d)", wholeChanges, quickChanges))
+	f.BoolVar(&o.quick, "quick", false, "only the headline loads; takes four minutes instead of fourteen")
 	f.StringVar(&o.only, "only", "", `measure only these variants, for example "tcp_proxy;isthmus, 1 rule"`)
 	f.Usage = func() {
 		fmt.Fprintln(w, "usage: make bench [BENCH_ARGS='-quick']")
@@ -92,16 +94,19 @@ func parse(args []string, w io.Writer) (options, error) {
 	switch {
 	case f.NArg() > 0:
 		err = fmt.Errorf("bench: unexpected argument %q", f.Arg(0))
-	case o.rounds < 0 || o.duration < 0:
-		err = errors.New("bench: -rounds and -duration must be positive")
+	case o.rounds < 0 || o.duration < 0 || o.changes < 0:
+		err = errors.New("bench: -rounds, -duration and -changes must be positive")
 	}
 	if err != nil {
 		fmt.Fprintln(w, err)
 		return o, err
 	}
-	rounds, duration := wholeRounds, wholeDuration
+	rounds, duration, changes := wholeRounds, wholeDuration, wholeChanges
 	if o.quick {
-		rounds, duration = quickRounds, quickDuration
+		rounds, duration, changes = quickRounds, quickDuration, quickChanges
+	}
+	if o.changes == 0 {
+		o.changes = changes
 	}
 	if o.rounds == 0 {
 		o.rounds = rounds
@@ -115,10 +120,13 @@ func parse(args []string, w io.Writer) (options, error) {
 // command is how the options that matter to the figures are given again.
 func (o options) command() string {
 	args := ""
-	rounds, duration := wholeRounds, wholeDuration
+	rounds, duration, changes := wholeRounds, wholeDuration, wholeChanges
 	if o.quick {
 		args += " -quick"
-		rounds, duration = quickRounds, quickDuration
+		rounds, duration, changes = quickRounds, quickDuration, quickChanges
+	}
+	if o.changes != changes {
+		args += fmt.Sprintf(" -changes %d", o.changes)
 	}
 	if o.rounds != rounds {
 		args += fmt.Sprintf(" -rounds %d", o.rounds)
@@ -150,7 +158,7 @@ func bench(ctx context.Context, o options, s *screen, w io.Writer) error {
 		out = filepath.Join(root, results)
 	}
 	where := describeMachine()
-	p, err := newPlace(ctx, o, s)
+	p, err := newPlace(ctx, o, plan, s)
 	if err != nil {
 		return err
 	}

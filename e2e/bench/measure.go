@@ -72,6 +72,12 @@ func (p *place) startChain(ctx context.Context, v variant, hops, upstream int) (
 // treats all alike.
 func (p *place) measureAll(ctx context.Context, plan *plan, s *screen) error {
 	defer func() { _ = bind(p.all) }()
+	if up := plan.spread; up != nil {
+		if err := up.measure(ctx, p, func(done int) { s.status("change %d of %d", done, up.changes) }); err != nil {
+			return err
+		}
+		s.line("a change in a registry: measured, %d of %d", up.changes, up.changes)
+	}
 	for round := range plan.starts {
 		for i, up := range plan.startups {
 			s.status("start-up %d of %d: %s, %s", round*len(plan.startups)+i+1, plan.starts*len(plan.startups), up.Name, plural(up.workers, "worker"))
@@ -80,7 +86,9 @@ func (p *place) measureAll(ctx context.Context, plan *plan, s *screen) error {
 			}
 		}
 	}
-	s.line("start-up: measured")
+	if len(plan.startups) > 0 {
+		s.line("start-up: measured")
+	}
 	total, done := plan.measurements(), 0
 	for _, r := range plan.series {
 		if err := p.measureSeries(ctx, plan, r, func(what string) {

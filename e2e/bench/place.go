@@ -17,17 +17,23 @@ import (
 
 // A place is where it all runs: the programs, a scratch folder, the processors.
 type place struct {
-	envoy   string
-	modules map[module]string
-	dir     string
-	all     unix.CPUSet // the processors that this process was given
-	first   unix.CPUSet // one of them, where Envoy runs under load
-	rest    unix.CPUSet // the others; the same one if there is only one
+	envoy string
+	// What only spread needs: ZooKeeper, and the mcp-server binary.
+	zooKeeper peer.Artifact
+	server    string
+	modules   map[module]string
+	dir       string
+	all       unix.CPUSet // the processors that this process was given
+	first     unix.CPUSet // one of them, where Envoy runs under load
+	rest      unix.CPUSet // the others; the same one if there is only one
 }
 
-// newPlace obtains the programs that o does not name. close removes what it made.
-func newPlace(ctx context.Context, o options, progress peer.Progress) (*place, error) {
+// newPlace obtains the programs that the plan needs and o does not name. close removes what it made.
+func newPlace(ctx context.Context, o options, plan *plan, progress peer.Progress) (*place, error) {
 	var need []peer.Peer
+	if plan.spread != nil {
+		need = append(need, peersOfSpread...)
+	}
 	if o.envoy == "" {
 		need = append(need, peer.Envoy)
 	}
@@ -52,7 +58,7 @@ func newPlace(ctx context.Context, o options, progress peer.Progress) (*place, e
 	if err != nil {
 		return nil, err
 	}
-	p := &place{envoy: o.envoy, dir: dir, modules: map[module]string{filterModule: o.wasm, emptyModule: filepath.Join(dir, string(emptyModule))}}
+	p := &place{envoy: o.envoy, zooKeeper: set[peer.ZooKeeper], server: set[peer.MCPServer].Path, dir: dir, modules: map[module]string{filterModule: o.wasm, emptyModule: filepath.Join(dir, string(emptyModule))}}
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
 		"-o", p.modules[emptyModule], "./e2e/bench/empty")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")

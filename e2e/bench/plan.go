@@ -47,6 +47,7 @@ type startup struct {
 type plan struct {
 	series   []*series
 	startups []*startup
+	spread   *spread // nil if it is not measured
 	rounds   int
 	starts   int // rounds of start-ups
 	duration time.Duration
@@ -69,6 +70,7 @@ const (
 	nameHTTP2   = "HTTP/2, as it is"
 	nameLifted  = "isthmus, lifted"
 	nameEmpty   = "an empty Go module"
+	nameSpread  = "a change" // for -only
 )
 
 // The titles of the series that the targets are stated for.
@@ -149,7 +151,7 @@ func newPlan(o options) (*plan, error) {
 			// They open a connection to the server for each call in flight.
 			{Name: nameDubbo, Filter: "dubbo_proxy", MaxInFlight: 1024}, {Name: nameGeneric, Filter: "generic_proxy", MaxInFlight: 1024}}
 	)
-	p := &plan{rounds: o.rounds, duration: o.duration, starts: min(o.rounds, 3),
+	p := &plan{rounds: o.rounds, duration: o.duration, starts: min(o.rounds, 3), spread: &spread{services: 1000, changes: o.changes},
 		series: []*series{
 			{title: titleDubbo, text: textShared, rpc: dubbo, hops: 1, loads: []load{headline}, variants: native},
 			{title: "Dubbo, Envoy apart", text: textApart, rpc: dubbo, hops: 1, apart: true, loads: []load{headline}, variants: native},
@@ -179,7 +181,10 @@ func newPlan(o options) (*plan, error) {
 
 // restrict leaves out the variants that names does not have.
 func (p *plan) restrict(names []string) error {
-	known := make(map[string]bool)
+	known := map[string]bool{nameSpread: true}
+	if !slices.Contains(names, nameSpread) {
+		p.spread = nil
+	}
 	for _, s := range p.series {
 		s.variants = slices.DeleteFunc(slices.Clone(s.variants), func(v variant) bool { known[v.Name] = true; return !slices.Contains(names, v.Name) })
 	}

@@ -87,7 +87,12 @@ func (r *report) markdown() string {
 	for _, s := range r.plan.series {
 		s.tables(p)
 	}
-	r.startups(p)
+	if len(r.plan.startups) > 0 {
+		r.startups(p)
+	}
+	if r.plan.spread != nil {
+		r.plan.spread.table(p)
+	}
 	return b.String()
 }
 
@@ -214,6 +219,9 @@ func (r *report) targets(p func(string, ...any)) {
 	if bare, none := r.startup(nameBare, 1), r.startup(nameFilter, 1); bare != nil && none != nil {
 		ts = append(ts, target{"start-up above bare ≤ 1.8 s", (median(none.ready) - median(bare.ready)).Seconds(), 1.8, false, " s"},
 			target{"memory above bare, idle ≤ 90 MB", float64(median(none.rss)-median(bare.rss)) / megabyte, 90, false, " MB"})
+	}
+	if s := r.plan.spread; s != nil {
+		ts = append(ts, target{fmt.Sprintf("a change in a registry seen by Envoy, p99 ≤ %d ms", maxSpread), float64(s.envoy.quantile(.99).Microseconds()) / 1000, maxSpread, false, " ms"})
 	}
 	if len(ts) == 0 {
 		return

@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	manager := adapters.NewManager(adapters.ManagerOptions{
-		Kinds: builtin.Kinds, StateDir: spec.State.Dir, Quiet: spec.HoldOff.Quiet, MaxDelay: spec.HoldOff.Max, Log: o.Log,
+		Kinds: builtin.Kinds, StateDir: spec.State.Dir, Log: o.Log,
 	})
 	server := mcp.New(mcp.Options{Log: o.Log, Metrics: registry, Token: secret(spec.MCP.Token)})
 	var endpoints *xds.Server
@@ -189,6 +189,8 @@ type pipeline struct {
 	started   *config.Spec  // what was in force when the servers began
 	wake      chan struct{} // rules or the configuration have changed
 	writing   sync.Mutex    // held while rules are written; before mu
+	list      []store.Rule  // what people see of the rules of the version listed; of publish alone
+	listed    uint64
 
 	mu         sync.Mutex // guards what follows; it is written by lookAtFiles
 	spec       *config.Spec
@@ -229,17 +231,57 @@ func (p *pipeline) filter() string {
 	return p.spec.Filter.URL
 }
 
-// run renders and publishes after each change of the snapshot, the rules or the configuration.
+// job is a plan and all that it was made of.
+type job struct {
+	input
+	*plan
+	own    []model.Problem // with the configuration
+	serve  bool            // there is all that there was
+	fresh  bool            // the snapshot is new
+	urgent bool            // somebody has written something and waits for it
+}
+
+// run makes a plan after each change of the snapshot, the rules or the configuration. Sidecars are told of their endpoints at once; what
+// istiod is told is gathered first, and worked out beside it.
 func (p *pipeline) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	jobs := newMailbox()
+	g.Go(func() error { return p.plan(ctx, jobs) })
+	g.Go(func() error { return p.assemble(ctx, jobs) })
+	return g.Wait()
+}
+
+// plan is the half of run that is at once.
+func (p *pipeline) plan(ctx context.Context, jobs *mailbox) error {
 	snapshots := p.manager.Subscribe(ctx)
+	planner := newPlanner(p.metrics.measure)
 	latest := p.manager.Snapshot()
 	served := false
-	var since time.Time
+	var given, used *config.Spec
+	var lacking []model.Problem
+	lingering := linger{quiet: p.started.HoldOff.Quiet}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var made *plan
+	serve := func() {
+		services, wait := lingering.hold(made.services, time.Now())
+		endpoints := made.endpoints
+		if wait > 0 {
+			timer.Reset(wait)
+			endpoints = xds.NewAssignments(services, made.subsets)
+		}
+		p.endpoints.Apply(endpoints)
+	}
 	for {
 		fresh := false
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-timer.C:
+			if made != nil && p.endpoints != nil && served {
+				serve()
+			}
+			continue
 		case s, ok := <-snapshots:
 			if !ok {
 				return nil
@@ -248,22 +290,62 @@ func (p *pipeline) run(ctx context.Context) error {
 		case <-p.wake:
 		}
 		p.mu.Lock()
-		spec, rules, keys, token, own, version := p.spec, p.rules, p.keys, p.token, slices.Concat(p.faults, p.pending), p.version
+		in := input{snapshot: latest, rules: p.rules, version: p.version, keys: p.keys, spec: p.spec, token: p.token}
+		own := slices.Concat(p.faults, p.pending)
 		p.mu.Unlock()
-		if p.endpoints == nil {
-			var problems []model.Problem
-			spec, problems = withoutXDS(spec)
-			own = append(own, problems...)
+		if given != in.spec {
+			given, used, lacking = in.spec, in.spec, nil
+			if p.endpoints == nil {
+				used, lacking = withoutXDS(given)
+			}
+			lingering = linger{quiet: lingering.quiet} // what is not lifted any more is not to stay
 		}
+		in.spec = used
 		// What is not in a set is deleted, so nothing is served before everything that there was is there. Afterwards a registry
 		// that has been added and cannot be heard yet must not hold up the others.
-		serve := latest.Complete || served
-		r := render(latest, rules, keys, spec, token, func(a *xds.Assignments) {
-			if p.endpoints != nil && serve {
-				p.endpoints.Apply(a)
+		served = served || latest.Complete
+		made = planner.plan(in)
+		if p.endpoints != nil && served {
+			serve()
+			if fresh {
+				p.metrics.early.Observe(time.Since(latest.Time).Seconds())
 			}
-		}, p.metrics.measure)
-		if serve {
+		}
+		jobs.put(&job{input: in, plan: made, own: slices.Concat(own, lacking), serve: served, fresh: fresh, urgent: !fresh})
+	}
+}
+
+// assemble is the half of run that is gathered.
+func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
+	hold := holdOff{HoldOff: p.started.HoldOff}
+	assembler := newAssembler(p.metrics.measure)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var next *job
+	var since time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-jobs.full:
+			j := jobs.take()
+			j.fresh = j.fresh || next != nil && next.fresh
+			next = j
+			if hold.note(time.Now()); next.urgent || next.serve && since.IsZero() {
+				hold.end()
+			}
+		case <-timer.C:
+		}
+		if next == nil {
+			continue
+		}
+		if wait := hold.left(time.Now()); wait > 0 {
+			timer.Reset(wait)
+			continue
+		}
+		hold = holdOff{HoldOff: hold.HoldOff}
+		r := assembler.assemble(next.input, next.plan)
+		if next.serve {
 			for _, sink := range p.sinks {
 				done := p.metrics.measure("apply")
 				err := sink.Apply(ctx, r.Set)
@@ -272,33 +354,102 @@ func (p *pipeline) run(ctx context.Context) error {
 					return fmt.Errorf("app: %s: %w", sink.Name(), err)
 				}
 			}
-			if fresh {
-				p.metrics.latency.Observe(time.Since(latest.Time).Seconds())
+			if next.fresh {
+				p.metrics.latency.Observe(time.Since(next.snapshot.Time).Seconds())
 			}
-			if !served {
-				p.o.Log.Info("first complete snapshot is served", "services", len(latest.Services), "resources", r.Set.Len())
+			if since.IsZero() {
+				p.o.Log.Info("first complete snapshot is served", "services", len(next.snapshot.Services), "resources", r.Set.Len())
 			}
-			served = true
+			if before := p.store.Load(); since.IsZero() || !before.Set.Equal(r.Set) {
+				since = time.Now()
+				change := before.Set.Diff(r.Set)
+				p.o.Log.Debug("set changed", "added", len(change.Added), "changed", len(change.Changed), "removed", len(change.Removed), "snapshot", next.snapshot.Version)
+			}
 		}
-		if before := p.store.Load(); served && (since.IsZero() || !before.Set.Equal(r.Set)) {
-			since = time.Now()
-			change := before.Set.Diff(r.Set)
-			p.o.Log.Debug("set changed", "added", len(change.Added), "changed", len(change.Changed), "removed", len(change.Removed), "snapshot", latest.Version)
-		}
-		p.publish(latest, r, rules, own, since)
+		p.publish(next, r, since)
 		p.mu.Lock()
-		p.published = version
+		p.published = next.version
 		close(p.shown)
 		p.shown = make(chan struct{})
 		p.mu.Unlock()
+		next = nil
 	}
 }
 
-func (p *pipeline) publish(s *model.Snapshot, r Rendered, rules governance.Rules, own []model.Problem, since time.Time) {
-	state := &store.State{Snapshot: s, Hosts: r.Hosts, Lifts: r.Lifts, Problems: r.Problems, Generation: r.Generation, Set: r.Set, Served: since}
-	for _, problem := range own {
+// holdOff says how long changes are gathered.
+type holdOff struct {
+	config.HoldOff
+	first, last time.Time // of those that are
+	ended       bool      // what has come cannot wait
+}
+
+func (h *holdOff) note(now time.Time) {
+	if h.first.IsZero() {
+		h.first = now
+	}
+	h.last = now
+}
+
+func (h *holdOff) end() { h.ended = true }
+
+// left returns how long they still are.
+func (h *holdOff) left(now time.Time) time.Duration {
+	if h.ended {
+		return 0
+	}
+	return min(h.last.Add(h.Quiet).Sub(now), h.first.Add(h.Max).Sub(now))
+}
+
+// mailbox holds the latest job that its one reader has not yet taken. One that takes the place of another takes over that somebody waits.
+type mailbox struct {
+	mu   sync.Mutex
+	job  *job
+	full chan struct{} // holds something if job does
+}
+
+func newMailbox() *mailbox { return &mailbox{full: make(chan struct{}, 1)} }
+
+func (m *mailbox) put(j *job) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.job != nil {
+		j.fresh, j.urgent = j.fresh || m.job.fresh, j.urgent || m.job.urgent
+	} else {
+		m.full <- struct{}{}
+	}
+	m.job = j
+}
+
+// take returns the job, once full has said that there is one.
+func (m *mailbox) take() *job {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j := m.job
+	m.job = nil
+	return j
+}
+
+func (p *pipeline) publish(j *job, rendered Rendered, since time.Time) {
+	state := &store.State{Snapshot: j.snapshot, Hosts: rendered.Hosts, Lifts: rendered.Lifts, Problems: rendered.Problems, Generation: rendered.Generation, Set: rendered.Set, Served: since}
+	for _, problem := range j.own {
 		state.Problems = append(state.Problems, store.Problem{Stage: store.StageConfig, Problem: problem})
 	}
+	if p.list == nil || p.listed != j.version {
+		p.list, p.listed = p.describe(j.rules), j.version
+	}
+	state.Rules = slices.Clone(p.list)
+	for i := range state.Rules {
+		r := &state.Rules[i]
+		r.Routes = rendered.Routes[governance.ID{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}]
+	}
+	state.Follow(p.store.Load())
+	p.store.Publish(state)
+	p.metrics.published(state)
+}
+
+// describe makes of rules what people see of them. It is never nil.
+func (p *pipeline) describe(rules governance.Rules) []store.Rule {
+	out := []store.Rule{}
 	for i := range rules.Items {
 		rule := &rules.Items[i]
 		text, err := rule.JSON()
@@ -306,13 +457,11 @@ func (p *pipeline) publish(s *model.Snapshot, r Rendered, rules governance.Rules
 			p.o.Log.Error("cannot show a rule", "rule", rule.ID.String(), "error", err)
 			continue
 		}
-		state.Rules = append(state.Rules, store.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, File: rule.File, Line: rule.Line,
-			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text, Revision: rule.Revision, Selects: rule.Selects, Routes: r.Routes[rule.ID],
+		out = append(out, store.Rule{Kind: rule.Kind, Namespace: rule.Namespace, Name: rule.Name, File: rule.File, Line: rule.Line,
+			Enabled: rule.Enabled(), Kept: rule.Kept, Spec: text, Revision: rule.Revision, Selects: rule.Selects,
 			Explain: func() json.RawMessage { return explain(rule, rules.Items) }})
 	}
-	state.Follow(p.store.Load())
-	p.store.Publish(state)
-	p.metrics.published(state)
+	return out
 }
 
 // folders are those whose files matter.

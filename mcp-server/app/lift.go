@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-
-	networking "istio.io/api/networking/v1alpha3"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
-	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
 	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/translate"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
@@ -86,51 +84,94 @@ func (p *pipeline) subsets() map[string]map[string][]string {
 	return p.endpoints.Asked()
 }
 
-// routed are the services that routes may be for, none where there are no routes.
-func routed(t *translate.Translation, rules []governance.Rule, o *translate.Options) []governance.Routed {
-	if !slices.ContainsFunc(rules, func(r governance.Rule) bool { _, ok := r.Spec.(*governance.RouteSpec); return ok }) {
-		return nil
-	}
-	set, lifted := t.Set(), map[string]*translate.Lifted{}
-	for i := range t.Lifted {
-		lifted[t.Lifted[i].Host] = &t.Lifted[i]
-	}
-	out := make([]governance.Routed, len(t.Services))
-	for i, s := range t.Services {
-		r := governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted}
-		if l := lifted[s.Host]; l != nil {
-			for _, e := range l.Endpoints {
-				r.Endpoints = append(r.Endpoints, e.Labels)
-			}
-		} else if e, ok := set.Get(resource.ID{Type: resource.TypeServiceEntry, Namespace: o.Namespace, Name: s.Name}); ok {
-			body := e.Body.(*networking.ServiceEntry)
-			r.HTTP = body.Ports[0].Protocol != "TCP"
-			for _, we := range body.Endpoints {
-				r.Endpoints = append(r.Endpoints, we.Labels)
-			}
+// routes renders the routes of all services.
+func (p *planner) routes(t *translate.Translation) governance.Routes {
+	p.routed.begin(0)
+	var hosts []*governance.HostRoutes
+	for _, s := range t.Services {
+		if p.router.Concerns(s.Key) {
+			hosts = append(hosts, p.routed.of(s, func() *governance.HostRoutes {
+				return p.router.Host(&governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels})
+			}))
 		}
-		out[i] = r
+	}
+	return p.router.Join(hosts)
+}
+
+// lifted are the lifted services with their endpoints.
+func (p *planner) lifted(t *translate.Translation) []xds.Service {
+	p.services.begin(len(t.Lifted))
+	services := make([]xds.Service, len(t.Lifted))
+	for i, l := range t.Lifted {
+		services[i] = p.services.of(l, func() xds.Service {
+			s := xds.Service{Host: l.Host, Namespace: p.spec.Mesh.Namespace, Failover: l.Failover, Metrics: p.spec.Mesh.Lift.Metrics, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
+			for j, e := range l.Endpoints {
+				s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider, Identity: e.Identity}
+			}
+			return s
+		})
+	}
+	return services
+}
+
+// subsets are the groups of lifted services, by host.
+func subsets(groups map[string][]governance.Subset) map[string][]xds.Subset {
+	out := make(map[string][]xds.Subset, len(groups))
+	for host, list := range groups {
+		for _, g := range list {
+			out[host] = append(out[host], xds.Subset(g))
+		}
 	}
 	return out
 }
 
-// assignments are the endpoints of the lifted services, and their groups.
-func assignments(t *translate.Translation, groups map[string][]governance.Subset, mesh *config.Mesh) *xds.Assignments {
-	services := make([]xds.Service, len(t.Lifted))
-	for i, l := range t.Lifted {
-		s := xds.Service{Host: l.Host, Namespace: mesh.Namespace, Failover: l.Failover, Metrics: mesh.Lift.Metrics, Endpoints: make([]xds.Endpoint, len(l.Endpoints))}
-		for j, e := range l.Endpoints {
-			s.Endpoints[j] = xds.Endpoint{Address: e.Address, Weight: e.Weight, Locality: e.Locality, Labels: e.Labels, Lowers: l.AtProvider, Identity: e.Identity}
+// linger keeps what sidecars know of a service that has lost its last endpoint, for as long as changes are gathered: a provider that registers
+// anew, with other parameters, is gone and there again within milliseconds, and if it is the only one calls would fail in between.
+type linger struct {
+	quiet time.Duration
+	last  map[string]xds.Service // by host: with endpoints, as they were served last
+	empty map[string]time.Time   // since when
+}
+
+// hold returns the services to be served instead of those given, and after what time others may have to be, 0 for never.
+func (l *linger) hold(services []xds.Service, now time.Time) (out []xds.Service, wait time.Duration) {
+	last, empty := make(map[string]xds.Service, len(services)), map[string]time.Time{}
+	at := map[string]int{} // those without endpoints
+	for i, s := range services {
+		if len(s.Endpoints) > 0 {
+			last[s.Host] = s
+		} else {
+			at[s.Host] = i
 		}
-		services[i] = s
 	}
-	subsets := make(map[string][]xds.Subset, len(groups))
-	for host, list := range groups {
-		for _, g := range list {
-			subsets[host] = append(subsets[host], xds.Subset(g))
+	out = services
+	for host, s := range l.last {
+		if _, ok := last[host]; ok {
+			continue
+		}
+		since, ok := l.empty[host]
+		if !ok {
+			since = now
+		}
+		left := since.Add(l.quiet).Sub(now)
+		if left <= 0 {
+			continue
+		}
+		last[host], empty[host] = s, since
+		if wait == 0 || left < wait {
+			wait = left
+		}
+		if len(empty) == 1 {
+			out = slices.Clone(services)
+		}
+		if i, ok := at[host]; ok {
+			out[i] = s
+		} else {
+			out = append(out, s)
 		}
 	}
-	return xds.NewAssignments(services, subsets)
+	l.last, l.empty = last, empty
+	return out, wait
 }
 
 // withoutXDS returns the configuration without lifted services, where nobody would tell sidecars their endpoints, and a Problem

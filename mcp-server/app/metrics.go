@@ -13,6 +13,7 @@ import (
 // pipelineMetrics tell how long things take and how much there is.
 type pipelineMetrics struct {
 	stages   *prometheus.HistogramVec
+	early    prometheus.Histogram
 	latency  prometheus.Histogram
 	reloads  *prometheus.CounterVec
 	problems *prometheus.GaugeVec
@@ -27,14 +28,16 @@ func newPipelineMetrics(r prometheus.Registerer, manager *adapters.Manager) *pip
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "isthmus_pipeline_stage_duration_seconds", Buckets: buckets,
 			Help: "How long a stage of the way from a snapshot to istiod took."}, []string{"stage"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "isthmus_pipeline_snapshot_to_apply_duration_seconds", Buckets: buckets,
-			Help: "From a snapshot's freezing until the set that was made of it is served."}),
+			Help: "From a snapshot's freezing until the set that was made of it is served to istiod; the hold-off is in it."}),
+		early: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "isthmus_pipeline_snapshot_to_endpoints_duration_seconds", Buckets: buckets,
+			Help: "From a snapshot's freezing until the endpoints of lifted services that are in it are served to sidecars."}),
 		reloads:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "isthmus_config_reloads_total", Help: "Changes of the configuration file, by result."}, []string{"result"}),
 		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "isthmus_problems", Help: "Problems with somebody's data, by stage and severity."}, []string{"stage", "severity"}),
 		services: prometheus.NewGauge(prometheus.GaugeOpts{Name: "isthmus_services", Help: "Services in the latest snapshot."}),
 		ends:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "isthmus_endpoints", Help: "Providers in the latest snapshot, by whether the mesh calls them."}, []string{"state"}),
 		rules:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "isthmus_rules", Help: "Governance rules in force."}),
 	}
-	r.MustRegister(m.stages, m.latency, m.reloads, m.problems, m.services, m.ends, m.rules, &managerCollector{manager})
+	r.MustRegister(m.stages, m.early, m.latency, m.reloads, m.problems, m.services, m.ends, m.rules, &managerCollector{manager})
 	return m
 }
 

@@ -94,8 +94,7 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	}
 	p.Keys = o.Keys.keysFor(wants.all)
 	whole := out.Plugin
-	if o.Lift != nil && len(o.Lift.Hosts) > 0 {
-		whole.Lift, _ = o.Lift.plugin()
+	if whole.Lift = o.Lift.Told(); whole.Lift != nil {
 		whole.Lower = &plugin.Lower{ExceptionsFail: o.Lift.ExceptionsFail}
 	}
 	out.Plugin.Generation = generation(&whole)

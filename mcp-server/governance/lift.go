@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"reflect"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	extensions "istio.io/api/extensions/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
@@ -110,6 +112,30 @@ type XDS struct {
 // EnvoyFilter by which the clusters of the lifted services get their endpoints from us and reach them through an internal
 // listener. There is nothing where no service is lifted.
 func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem) {
+	return new(Lifter).Lift(c, l, o)
+}
+
+// Lifter does what Lift does, time after time, at the cost of what is different. The zero value has not done it yet. It must not be used by
+// several goroutines at once.
+type Lifter struct {
+	token string
+	hosts map[string]*hostPatches
+
+	compiled             *Compiled // that extensions are made of
+	lift, atProvider     *plugin.Lift
+	ports, providerPorts []uint16
+	extensions           resource.Set
+}
+
+// hostPatches are the patches of one lifted service.
+type hostPatches struct {
+	atProvider bool // LiftedHost.AtProvider
+	patches    []*networking.EnvoyFilter_EnvoyConfigObjectPatch
+	wire       []byte // as fields of the EnvoyFilter
+}
+
+// Lift renders what makes sidecars lift calls. c must not be changed afterwards, and o must be what it was compiled with.
+func (f *Lifter) Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem) {
 	if len(l.Hosts) == 0 {
 		return resource.Set{}, nil
 	}
@@ -126,6 +152,24 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 				Message: "perEndpoint does not hold for the services that are lifted: their calls have no endpoint before Envoy routes them; a DestinationRule's outlierDetection does the same"})
 		}
 	}
+	var atProvider *plugin.Lift
+	if len(l.ProviderPorts) > 0 {
+		atProvider = l.atProvider()
+	}
+	if f.compiled != c || !slices.Equal(f.ports, l.Ports) || !slices.Equal(f.providerPorts, l.ProviderPorts) || !reflect.DeepEqual(f.lift, lift) || !reflect.DeepEqual(f.atProvider, atProvider) {
+		f.compiled, f.ports, f.providerPorts, f.lift, f.atProvider = c, l.Ports, l.ProviderPorts, lift, atProvider
+		f.extensions = mustSet(resource.NewSet(l.extensions(c, lift, atProvider, o)))
+	}
+	resources := append(l.callers(o), f.filter(&l, o))
+	if l.Metrics {
+		// Apart from the other one: an istiod that does not know all of it drops it, and nothing else.
+		resources = append(resources, envoyFilter(MetricsName, l.metrics(), o))
+	}
+	return mustSet(resource.Union(f.extensions, mustSet(resource.NewSet(resources)))), problems
+}
+
+// extensions are what puts the filter where it lifts and lowers.
+func (l *LiftOptions) extensions(c *Compiled, lift, atProvider *plugin.Lift, o Options) []resource.Resource {
 	lifting, lowering := c.Plugin, c.Plugin
 	lifting.Lift, lowering.Lower = lift, &plugin.Lower{ExceptionsFail: l.ExceptionsFail}
 	// Without the filter, what follows it could make nothing of what comes: connections end, so that whoever opened them knows.
@@ -139,22 +183,18 @@ func Lift(c *Compiled, l LiftOptions, o Options) (resource.Set, []model.Problem)
 	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
 	here := plugin.Plugin{Generation: c.Plugin.Generation, Protocols: c.Plugin.Protocols, Limits: c.Plugin.Limits, Metrics: c.Plugin.Metrics, Lower: lowering.Lower}
 	resources = append(resources, named(LowerCallerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&here), []uint16{nowhere}, closed)...)
-	if len(l.ProviderPorts) > 0 {
+	if atProvider != nil {
 		behind := c.Plugin
-		behind.Lift, behind.Lower = l.atProvider(), &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
+		behind.Lift, behind.Lower = atProvider, &plugin.Lower{BehindHTTP: true, ExceptionsFail: l.ExceptionsFail}
 		resources = append(resources, named(ProviderName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&behind), l.ProviderPorts, closed)...)
 	}
-	resources = append(resources, envoyFilter(LiftName, l.patches(o), o))
-	resources = append(resources, l.callers(o)...)
-	if l.Metrics {
-		// Apart from the other one: an istiod that does not know all of it drops it, and nothing else.
-		resources = append(resources, envoyFilter(MetricsName, l.metrics(), o))
-	}
-	set, err := resource.NewSet(resources)
-	if err != nil { // made of what has been checked
-		panic("governance: " + err.Error())
-	}
-	return set, problems
+	return resources
+}
+
+// namesOf are those of a service that are in its calls.
+func namesOf(k model.Key) model.Key {
+	k.Framework = ""
+	return k
 }
 
 // atProvider is what the filter is told at providers that have a connection manager of their own, which says whose calls it takes: all go
@@ -168,17 +208,33 @@ func (l *LiftOptions) atProvider() *plugin.Lift {
 	return lift
 }
 
-// plugin is what the filter is told at callers.
+// Told is what the filter is told at callers, nil where nothing is lifted. It takes part in the generation of a Compiled.
+func (l *LiftOptions) Told() *plugin.Lift {
+	if l == nil || len(l.Hosts) == 0 {
+		return nil
+	}
+	lift, _ := l.plugin()
+	return lift
+}
+
+// plugin is what the filter is told at callers, and what it cannot be told.
 func (l *LiftOptions) plugin() (lift *plugin.Lift, problems []model.Problem) {
 	lift = &plugin.Lift{Suffix: l.Suffix, Attachments: l.Attachments, Applications: l.applications()}
 	if l.Virtual.IsValid() {
 		lift.VirtualAddresses = l.Virtual.String()
 	}
+	at := map[model.Key]int{} // by the names that the filter knows: no framework is among them
 	for _, h := range l.Hosts {
 		if h.Mode != LiftRouted {
 			h.Host, h.Hashed = plugin.AsDialled, true
 		}
 		if !h.Hashed {
+			continue
+		}
+		if i, ok := at[namesOf(h.Key)]; ok {
+			if lift.Hosts[i].Host != h.Host {
+				lift.Hosts[i].Host = plugin.AsDialled // the more careful of two; said below
+			}
 			continue
 		}
 		lift.Hosts = append(lift.Hosts, plugin.Host{Service: h.Key.Interface, Version: h.Key.Version, Group: h.Key.Group, Host: h.Host})
@@ -193,6 +249,14 @@ func (l *LiftOptions) plugin() (lift *plugin.Lift, problems []model.Problem) {
 			lift.Hosts = lift.Hosts[:len(lift.Hosts)-1]
 			problems = append(problems, model.Problem{Severity: model.SeverityError, Place: h.Key.String(), Code: "NotLifted",
 				Message: "the filter cannot be told of its host, so calls go where they are addressed: " + why})
+			continue
+		}
+		at[namesOf(h.Key)] = len(lift.Hosts) - 1
+	}
+	for _, h := range l.Hosts {
+		if i, ok := at[namesOf(h.Key)]; ok && h.Mode == LiftRouted && lift.Hosts[i].Host != h.Host {
+			problems = append(problems, model.Problem{Severity: model.SeverityWarning, Place: h.Key.String(), Code: "NotRouted",
+				Message: "a service of the same names in another framework has another host, or its calls go where they are addressed; so do the calls of both, for the filter knows no framework"})
 		}
 	}
 	return lift, problems
@@ -203,6 +267,50 @@ func envoyFilter(name string, patches []*networking.EnvoyFilter_EnvoyConfigObjec
 		Type: resource.TypeEnvoyFilter, Namespace: o.namespace(), Name: name, Labels: map[string]string{labelManagedBy: "isthmus"},
 		Body: &networking.EnvoyFilter{ConfigPatches: patches},
 	}
+}
+
+// mustSet is for sets that are made of what has been checked.
+func mustSet(set resource.Set, err error) resource.Set {
+	if err != nil {
+		panic("governance: " + err.Error())
+	}
+	return set
+}
+
+// filter is the EnvoyFilter of all lifted services.
+func (f *Lifter) filter(l *LiftOptions, o Options) resource.Resource {
+	if f.token != l.XDS.Token {
+		f.token, f.hosts = l.XDS.Token, nil
+	}
+	shared := l.patches(o)
+	all := &networking.EnvoyFilter{ConfigPatches: shared}
+	hosts := make(map[string]*hostPatches, len(l.Hosts)) // those that are there now, and no others
+	wires := make([][]byte, 0, 1+len(l.Hosts))
+	wires = append(wires, mustMarshal(all))
+	for _, h := range l.Hosts {
+		p := f.hosts[h.Host]
+		if p == nil || p.atProvider != h.AtProvider {
+			p = &hostPatches{atProvider: h.AtProvider, patches: l.hostPatches(&h)}
+			p.wire = mustMarshal(&networking.EnvoyFilter{ConfigPatches: p.patches})
+		}
+		hosts[h.Host] = p
+		all.ConfigPatches = append(all.ConfigPatches, p.patches...)
+		wires = append(wires, p.wire)
+	}
+	f.hosts = hosts
+	out := envoyFilter(LiftName, all.ConfigPatches, o)
+	// EnvoyFilters that follow one another are one with the patches of all.
+	out.Encode = func() ([]byte, error) { return slices.Concat(wires...), nil }
+	return out
+}
+
+// mustMarshal encodes what is made of what has been checked.
+func mustMarshal(m proto.Message) []byte {
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic("governance: " + err.Error())
+	}
+	return wire
 }
 
 // mustRender is render for what is made of what has been checked.
@@ -219,8 +327,8 @@ type object = map[string]any
 // unbounded is Envoy's largest number, which Istio too writes where it bounds nothing.
 const unbounded = math.MaxUint32
 
-// patches are those of the EnvoyFilter: the cluster of our service, what the internal listeners need, some for each port, and two for
-// each lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio, mergeTransportSocketCluster).
+// patches are those of the EnvoyFilter that are for no service alone: the cluster of our service, what the internal listeners need, and some
+// for each port.
 func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		patch(networking.EnvoyFilter_CLUSTER, "", networking.EnvoyFilter_Patch_ADD, l.XDS.cluster()),
@@ -236,6 +344,12 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 		patches = append(patches, l.chains(port, o)...)
 		patches = append(patches, asDialled(port, dialledName+l.mutual(port))...)
 	}
+	return patches
+}
+
+// hostPatches are the patches of one lifted service. They are two since a patch with a transport socket merges nothing else (istio.io/istio,
+// mergeTransportSocketCluster).
+func (l *LiftOptions) hostPatches(h *LiftedHost) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	grpc := object{"envoy_grpc": object{"cluster_name": xdsCluster}}
 	if l.XDS.Token != "" {
 		grpc["initial_metadata"] = []any{object{"key": "authorization", "value": "Bearer " + l.XDS.Token}}
@@ -243,17 +357,13 @@ func (l *LiftOptions) patches(o Options) []*networking.EnvoyFilter_EnvoyConfigOb
 	source := object{"resource_api_version": "V3", "api_config_source": object{
 		"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": []any{grpc}, "set_node_on_first_message_only": true,
 	}}
-	for _, h := range l.Hosts {
-		patches = append(patches,
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}}))
-		if h.AtProvider {
-			continue // istiod's own transport sockets hold: plaintext, or mutual TLS with those who take it
-		}
-		patches = append(patches,
-			patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
-				[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}))
+	out := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"eds_cluster_config": object{"eds_config": source}})}
+	if !h.AtProvider { // else istiod's own transport sockets hold: plaintext, or mutual TLS with those who take it
+		out = append(out, patch(networking.EnvoyFilter_CLUSTER, h.Host, networking.EnvoyFilter_Patch_MERGE, object{"transport_socket": internalUpstream(
+			[]any{object{"kind": object{"host": object{}}, "name": originalDst}})}))
 	}
-	return patches
+	return out
 }
 
 // callerPatches are what lowers calls in the callers' own Envoys: one internal listener for calls that were routed, one for those that go

@@ -62,6 +62,10 @@ func TestLift(t *testing.T) {
 		// Some providers have certificates, some a connection manager of their own, and calls are counted.
 		"secure": {Hosts: []LiftedHost{{Key: greet.Key, Host: greet.Host, AtProvider: true}, long}, Ports: []uint16{20880, 20881}, ProviderPorts: []uint16{20880}, MutualPorts: []uint16{20880},
 			Identities: []string{"spiffe://cluster.local/ns/default/sa/greet"}, Metrics: true, ExceptionsFail: true, Namespace: "default", XDS: XDS{Host: "10.0.0.5", Port: 15992}},
+		// The filter tells services by names, and these two have the same.
+		"same-names": {Hosts: []LiftedHost{greet, {Key: model.Key{Framework: "sofa", Interface: "demo.Greet"}, Host: "demo.greet.sofa.isthmus", Ports: []uint16{12200}, Mode: LiftDialled},
+			long, {Key: model.Key{Framework: "sofa", Interface: "demo.Long", Version: "1.0.0", Group: "g"}, Host: "2---abc.sofa.isthmus", Hashed: true}},
+			Ports: []uint16{12200, 20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"nothing":   {Ports: nil, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 		"no-filter": {Hosts: []LiftedHost{greet}, Ports: []uint16{20880}, XDS: XDS{Host: "10.0.0.5", Port: 15992}},
 	} {

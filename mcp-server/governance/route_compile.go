@@ -70,93 +70,151 @@ type RoutedHost struct {
 
 // CompileRoutes renders the RouteRules among rules for services.
 func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
-	out := Routes{Subsets: map[string][]Subset{}, Rules: map[ID][]RoutedHost{}}
-	problem := func(severity model.Severity, r *Rule, code, format string, args ...any) {
-		out.Problems = append(out.Problems, model.Problem{Severity: severity, Place: place(r.File, r.Line), Code: code,
-			Message: strings.ToValidUTF8(r.ID.String()+": "+fmt.Sprintf(format, args...), "?")})
+	r := NewRouter(rules, o)
+	hosts := make([]*HostRoutes, len(services))
+	for i := range services {
+		hosts[i] = r.Host(&services[i])
 	}
-	var routes []*Rule
+	return r.Join(hosts)
+}
+
+// Router renders RouteRules service by service. It is immutable.
+type Router struct {
+	o      RouteOptions
+	routes []*Rule // in force, the order in which they are asked
+	byName map[string][]*Rule
+}
+
+// HostRoutes is what the RouteRules say of one service. It is immutable.
+type HostRoutes struct {
+	host     string
+	set      resource.Set
+	subsets  []Subset // of a lifted service
+	used     []*Rule  // those that are for it
+	became   RoutedHost
+	by       []*Rule // those that it is made of
+	problems []model.Problem
+}
+
+// NewRouter returns a Router for the RouteRules among rules, which must not be changed afterwards.
+func NewRouter(rules []Rule, o RouteOptions) *Router {
+	r := &Router{o: o, byName: map[string][]*Rule{}}
 	for i := range rules {
 		if _, ok := rules[i].Spec.(*RouteSpec); ok && rules[i].Enabled() {
-			routes = append(routes, &rules[i])
+			r.routes = append(r.routes, &rules[i])
 		}
 	}
-	if len(routes) == 0 {
-		return out
-	}
-	slices.SortStableFunc(routes, func(a, b *Rule) int {
+	slices.SortStableFunc(r.routes, func(a, b *Rule) int {
 		return cmp.Or(cmp.Compare(b.Spec.(*RouteSpec).Priority, a.Spec.(*RouteSpec).Priority), a.ID.compare(b.ID))
 	})
-	used := map[*Rule]bool{}
-	var resources []resource.Resource
-	for i := range services {
-		svc := &services[i]
-		c := routeCompiler{service: svc, options: &o, subsets: map[string]Subset{}}
-		ended := (*Rule)(nil)
-		var concerned []*Rule
-		for _, r := range routes {
-			s := r.Spec.(*RouteSpec)
-			if !s.Service.names(svc) {
-				continue
-			}
-			used[r] = true
-			if !svc.Lifted && !svc.HTTP {
-				problem(model.SeverityError, r, "NotRouted", "%s is not lifted, so its calls cannot be told apart on their way; see spec.mesh.lift", svc.Key)
-				continue
-			}
-			if ended != nil {
-				problem(model.SeverityWarning, r, "Unreachable", "for %s it is never asked: %s comes before it and lets nothing through (degrade: false)", svc.Key, ended.ID)
-				continue
-			}
-			concerned = append(concerned, r)
-			c.problem = func(code, format string, args ...any) { problem(model.SeverityWarning, r, code, format, args...) }
-			if c.rule(r) {
-				ended = r
-			}
+	for _, route := range r.routes {
+		name := string(route.Spec.(*RouteSpec).Service.Interface)
+		r.byName[name] = append(r.byName[name], route)
+	}
+	return r
+}
+
+// Concerns tells whether there may be a route for a service, so that Host has something to say of it.
+func (r *Router) Concerns(k model.Key) bool { return len(r.byName[k.Interface]) > 0 }
+
+// problem makes a Problem with a rule.
+func (r *Rule) problem(severity model.Severity, code, format string, args ...any) model.Problem {
+	return model.Problem{Severity: severity, Place: place(r.File, r.Line), Code: code,
+		Message: strings.ToValidUTF8(r.ID.String()+": "+fmt.Sprintf(format, args...), "?")}
+}
+
+// Host renders the routes of one service, nil where no rule is for it. It depends on nothing else.
+func (r *Router) Host(svc *Routed) *HostRoutes {
+	out := &HostRoutes{host: svc.Host}
+	c := routeCompiler{service: svc, options: &r.o, subsets: map[string]Subset{}}
+	ended := (*Rule)(nil)
+	for _, rule := range r.byName[svc.Key.Interface] {
+		problem := func(severity model.Severity, code, format string, args ...any) {
+			out.problems = append(out.problems, rule.problem(severity, code, format, args...))
 		}
-		if len(concerned) == 0 {
+		if !rule.Spec.(*RouteSpec).Service.names(svc) {
 			continue
 		}
-		if ended == nil {
-			c.http = append(c.http, &networking.HTTPRoute{Name: "all", Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: svc.Host}}}})
-		}
-		labels := map[string]string{labelManagedBy: "isthmus"}
-		name := "route-" + svc.Name
-		resources = append(resources, resource.Resource{Type: resource.TypeVirtualService, Namespace: o.Namespace, Name: name, Labels: labels,
-			Body: &networking.VirtualService{Hosts: []string{svc.Host}, Http: c.http}})
-		became := RoutedHost{Host: svc.Host, VirtualService: o.Namespace + "/" + name}
-		if len(c.subsets) > 0 {
-			became.DestinationRule = became.VirtualService
-			if svc.Lifted {
-				became.Subsets = slices.Sorted(maps.Keys(c.subsets))
-			}
-		}
-		for _, r := range concerned {
-			out.Rules[r.ID] = append(out.Rules[r.ID], became)
-		}
-		if len(c.subsets) == 0 {
+		out.used = append(out.used, rule)
+		if !svc.Lifted && !svc.HTTP {
+			problem(model.SeverityError, "NotRouted", "%s is not lifted, so its calls cannot be told apart on their way; see spec.mesh.lift", svc.Key)
 			continue
 		}
+		if ended != nil {
+			problem(model.SeverityWarning, "Unreachable", "for %s it is never asked: %s comes before it and lets nothing through (degrade: false)", svc.Key, ended.ID)
+			continue
+		}
+		out.by = append(out.by, rule)
+		c.problem = func(code, format string, args ...any) { problem(model.SeverityWarning, code, format, args...) }
+		if c.rule(rule) {
+			ended = rule
+		}
+	}
+	switch {
+	case len(out.used) == 0:
+		return nil
+	case len(out.by) == 0:
+		return out
+	case ended == nil:
+		c.http = append(c.http, &networking.HTTPRoute{Name: "all", Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: svc.Host}}}})
+	}
+	labels := map[string]string{labelManagedBy: "isthmus"}
+	name := "route-" + svc.Name
+	resources := []resource.Resource{{Type: resource.TypeVirtualService, Namespace: r.o.Namespace, Name: name, Labels: labels,
+		Body: &networking.VirtualService{Hosts: []string{svc.Host}, Http: c.http}}}
+	out.became = RoutedHost{Host: svc.Host, VirtualService: r.o.Namespace + "/" + name}
+	if len(c.subsets) > 0 {
+		out.became.DestinationRule = out.became.VirtualService
 		rule := &networking.DestinationRule{Host: svc.Host}
 		for _, name := range slices.Sorted(maps.Keys(c.subsets)) {
 			s := c.subsets[name]
 			rule.Subsets = append(rule.Subsets, &networking.Subset{Name: name, Labels: s.Labels})
 			if svc.Lifted {
-				out.Subsets[svc.Host] = append(out.Subsets[svc.Host], s)
+				out.subsets, out.became.Subsets = append(out.subsets, s), append(out.became.Subsets, name)
 			}
 		}
-		resources = append(resources, resource.Resource{Type: resource.TypeDestinationRule, Namespace: o.Namespace, Name: name, Labels: labels, Body: rule})
-	}
-	for _, r := range routes {
-		if !used[r] {
-			problem(model.SeverityWarning, r, "NoService", "there is no such service at the moment")
-		}
+		resources = append(resources, resource.Resource{Type: resource.TypeDestinationRule, Namespace: r.o.Namespace, Name: name, Labels: labels, Body: rule})
 	}
 	set, err := resource.NewSet(resources)
-	if err != nil { // hosts are unique, and what is in the bodies was checked
+	if err != nil { // what is in the bodies was checked
 		panic("governance: " + err.Error())
 	}
-	out.Set = set
+	out.set = set
+	return out
+}
+
+// Join puts together what was rendered of all services, and says which rules are for none. Elements that are nil are passed over.
+func (r *Router) Join(hosts []*HostRoutes) Routes {
+	out := Routes{Subsets: map[string][]Subset{}, Rules: map[ID][]RoutedHost{}}
+	used := map[*Rule]bool{}
+	var sets []resource.Set
+	for _, h := range hosts {
+		if h == nil {
+			continue
+		}
+		out.Problems = append(out.Problems, h.problems...)
+		for _, rule := range h.used {
+			used[rule] = true
+		}
+		for _, rule := range h.by {
+			out.Rules[rule.ID] = append(out.Rules[rule.ID], h.became)
+		}
+		if len(h.subsets) > 0 {
+			out.Subsets[h.host] = h.subsets
+		}
+		if h.set.Len() > 0 {
+			sets = append(sets, h.set)
+		}
+	}
+	for _, rule := range r.routes {
+		if !used[rule] {
+			out.Problems = append(out.Problems, rule.problem(model.SeverityWarning, "NoService", "there is no such service at the moment"))
+		}
+	}
+	var err error
+	if out.Set, err = resource.Union(sets...); err != nil { // hosts are unique
+		panic("governance: " + err.Error())
+	}
 	return out
 }
 

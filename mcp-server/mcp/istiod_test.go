@@ -202,7 +202,7 @@ func (i *istiod) waitEnd() error {
 	i.t.Helper()
 	select {
 	case <-i.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		i.t.Fatal("the stream does not end")
 	}
 	i.mu.Lock()
@@ -240,7 +240,7 @@ func start(t *testing.T, o Options, tlsConfig *tls.Config) (*Server, string) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Serve does not end")
 		}
 	})

@@ -12,6 +12,7 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -90,7 +91,8 @@ type published struct {
 // typed is what is sent of one type.
 type typed struct {
 	version   string
-	resources []*anypb.Any
+	entries   []*resource.Entry
+	resources []*anypb.Any // of the entries, in their order
 }
 
 // New returns a Server that answers nobody until Apply.
@@ -120,13 +122,17 @@ func (s *Server) Apply(_ context.Context, set resource.Set) error {
 	next := &published{set: set, types: map[resource.Type]*typed{}, at: time.Now()}
 	for _, t := range set.Types() {
 		version := set.TypeVersion(t)
+		before := nothing
 		if s.current != nil {
-			if have, ok := s.current.types[t]; ok && have.version == version {
-				next.types[t] = have
-				continue
+			if have, ok := s.current.types[t]; ok {
+				before = have
 			}
 		}
-		encoded, err := encode(set.OfType(t), version)
+		if before.version == version {
+			next.types[t] = before
+			continue
+		}
+		encoded, err := encode(set.OfType(t), version, before)
 		if err != nil {
 			return fmt.Errorf("mcp: %s: %w", t, err)
 		}
@@ -139,28 +145,50 @@ func (s *Server) Apply(_ context.Context, set resource.Set) error {
 	return nil
 }
 
-// encode makes the envelopes of the entries of one type.
-func encode(entries []resource.Entry, version string) (*typed, error) {
-	out := &typed{version: version, resources: make([]*anypb.Any, len(entries))}
-	for i := range entries {
-		e := &entries[i]
-		body := &anypb.Any{TypeUrl: "type.googleapis.com/" + string(e.Body.ProtoReflect().Descriptor().FullName()), Value: e.Wire}
-		wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(&mcpapi.Resource{
-			Metadata: &mcpapi.Metadata{
-				Name:        e.Namespace + "/" + e.Name,
-				Version:     e.Version,
-				Labels:      e.Labels,
-				Annotations: e.Annotations,
-				CreateTime:  yielding[e.Type],
-			},
-			Body: body,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("marshal %s/%s: %w", e.Namespace, e.Name, err)
+// encode makes the envelopes of the entries of one type, but for those of the same entries that before has.
+func encode(entries []*resource.Entry, version string, before *typed) (*typed, error) {
+	out := &typed{version: version, entries: entries, resources: make([]*anypb.Any, len(entries))}
+	next := 0 // of before
+	for i, e := range entries {
+		// Both are sorted, and most of one is in the other: what is passed over here has changed or is gone.
+		for next < len(before.entries) && before.entries[next] != e && precedes(before.entries[next], e) {
+			next++
 		}
-		out.resources[i] = &anypb.Any{TypeUrl: typeURLResource, Value: wire}
+		if next < len(before.entries) && before.entries[next] == e {
+			out.resources[i] = before.resources[next]
+			next++
+			continue
+		}
+		var err error
+		if out.resources[i], err = envelope(e); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+// precedes tells whether a, which is not b, does not come after b in the order of a Set.
+func precedes(a, b *resource.Entry) bool {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) <= 0
+}
+
+// envelope makes of an entry what istiod takes.
+func envelope(e *resource.Entry) (*anypb.Any, error) {
+	body := &anypb.Any{TypeUrl: "type.googleapis.com/" + string(e.Body.ProtoReflect().Descriptor().FullName()), Value: e.Wire}
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(&mcpapi.Resource{
+		Metadata: &mcpapi.Metadata{
+			Name:        e.Namespace + "/" + e.Name,
+			Version:     e.Version,
+			Labels:      e.Labels,
+			Annotations: e.Annotations,
+			CreateTime:  yielding[e.Type],
+		},
+		Body: body,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("marshal %s/%s: %w", e.Namespace, e.Name, err)
+	}
+	return &anypb.Any{TypeUrl: typeURLResource, Value: wire}, nil
 }
 
 // yielding are the types of which istiod takes the oldest where several are for one host (pilot/pkg/model, sortConfigByCreationTime),

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	extensions "istio.io/api/extensions/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -112,7 +115,7 @@ func TestNothingIsAnsweredBeforeTheFirstSet(t *testing.T) {
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waiting for %s", what)
@@ -525,4 +528,48 @@ func TestTLS(t *testing.T) {
 	pool.AddCert(cert)
 	i := dial(t, address, dialOptions{tls: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}})
 	i.wait("all types", i.ready)
+}
+
+// Envelopes are made of what has changed only, and are those that a server has that was given the set at once.
+func TestEnvelopesFollowEntries(t *testing.T) {
+	var d resource.Draft
+	r := mathrand.New(mathrand.NewPCG(1, 2))
+	put := func(n int, host string) {
+		d.Put(resource.Resource{Type: resource.TypeServiceEntry, Namespace: "n", Name: fmt.Sprint("s", n), Body: &networking.ServiceEntry{Hosts: []string{host}}})
+	}
+	s := New(Options{})
+	var before *published
+	for round := range 100 {
+		for range 1 + r.IntN(3) {
+			if n := r.IntN(20); r.IntN(3) == 0 {
+				d.Remove(resource.ID{Type: resource.TypeServiceEntry, Namespace: "n", Name: fmt.Sprint("s", n)})
+			} else {
+				put(n, fmt.Sprint("h", round))
+			}
+		}
+		put(20, "always")
+		set, err := d.Freeze()()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := New(Options{})
+		if err := errors.Join(s.Apply(t.Context(), set), fresh.Apply(t.Context(), set)); err != nil {
+			t.Fatal(err)
+		}
+		now, _ := s.latest()
+		want, _ := fresh.latest()
+		got := now.types[resource.TypeServiceEntry]
+		if !slices.EqualFunc(got.resources, want.types[resource.TypeServiceEntry].resources, func(a, b *anypb.Any) bool { return proto.Equal(a, b) }) {
+			t.Fatalf("round %d: other envelopes than a new server's", round)
+		}
+		if before != nil {
+			had := before.types[resource.TypeServiceEntry]
+			for i, e := range had.entries {
+				if j := slices.Index(got.entries, e); j >= 0 && got.resources[j] != had.resources[i] {
+					t.Errorf("round %d: the envelope of %s was made again", round, e.ID())
+				}
+			}
+		}
+		before = now
+	}
 }

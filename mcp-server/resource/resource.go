@@ -26,4 +26,10 @@ type Resource struct {
 	Labels      map[string]string
 	Annotations map[string]string
 	Body        proto.Message // of istio.io/api, never nil
+	// Encode, if set, returns Body in protobuf's wire format, for a large body that is made of parts which are encoded already. Equal bodies
+	// must have equal encodings. It is called at most once.
+	Encode func() ([]byte, error)
 }
+
+// ID returns the resource's name.
+func (r *Resource) ID() ID { return ID{r.Type, r.Namespace, r.Name} }

@@ -28,6 +28,7 @@ type ID struct {
 // String returns the ID as type/namespace/name.
 func (i ID) String() string { return string(i.Type) + "/" + i.Namespace + "/" + i.Name }
 
+// compare sorts by type, namespace and name.
 func (i ID) compare(o ID) int {
 	return cmp.Or(cmp.Compare(i.Type, o.Type), cmp.Compare(i.Namespace, o.Namespace), cmp.Compare(i.Name, o.Name))
 }
@@ -40,58 +41,126 @@ type Entry struct {
 	Version string
 	// Wire is the body in protobuf's wire format, marshalled deterministically. It must not be changed.
 	Wire []byte
+
+	digest [sha256.Size]byte // of the name and the version: what of it goes into the hash of a Set
 }
 
-// ID returns the entry's name.
-func (e *Entry) ID() ID { return ID{e.Type, e.Namespace, e.Name} }
+// newEntry encodes a resource.
+func newEntry(r Resource) (*Entry, error) {
+	if r.Type == "" || r.Name == "" || r.Namespace == "" || r.Body == nil {
+		return nil, fmt.Errorf("resource: %s: type, namespace, name and body are needed", r.ID())
+	}
+	encode := r.Encode
+	if encode == nil {
+		encode = func() ([]byte, error) { return proto.MarshalOptions{Deterministic: true}.Marshal(r.Body) }
+	}
+	wire, err := encode()
+	if err != nil {
+		return nil, fmt.Errorf("resource: marshal %s: %w", r.ID(), err)
+	}
+	r.Encode = nil // an Entry must not hold what it was made of
+	e := &Entry{Resource: r, Wire: wire, Version: version(&r, wire)}
+	h := sha256.New()
+	text(h, r.Namespace+"/"+r.Name)
+	text(h, e.Version)
+	h.Sum(e.digest[:0])
+	return e, nil
+}
 
 // Set is a complete desired state: resources sorted by type, namespace and name, each once. It is immutable; its zero value
-// is empty. Sets are compared by content.
+// is empty. Sets are compared by content. Sets that were made of one another share what they have in common.
 type Set struct {
-	entries []Entry
+	sections []*section // by type, none of them empty
+	version  string
+}
+
+// section is what a Set holds of one type.
+type section struct {
+	of      Type
+	entries []*Entry // sorted by namespace and name
 	version string
+}
+
+// newSection makes a section of entries that are sorted.
+func newSection(of Type, entries []*Entry) *section {
+	h := sha256.New()
+	for _, e := range entries {
+		h.Write(e.digest[:])
+	}
+	return &section{of: of, entries: entries, version: short(h)}
 }
 
 // NewSet makes a Set of resources in any order. It takes over the resources: their bodies and maps must not be changed
 // afterwards. The error names a resource that is there twice or that cannot be marshalled: both are faults of the translator.
 func NewSet(resources []Resource) (Set, error) {
-	entries := make([]Entry, len(resources))
-	for i, r := range resources {
-		if r.Type == "" || r.Name == "" || r.Namespace == "" || r.Body == nil {
-			return Set{}, fmt.Errorf("resource: %s: type, namespace, name and body are needed", ID{r.Type, r.Namespace, r.Name})
-		}
-		wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Body)
+	by := map[Type][]*Entry{}
+	for _, r := range resources {
+		e, err := newEntry(r)
 		if err != nil {
-			return Set{}, fmt.Errorf("resource: marshal %s: %w", ID{r.Type, r.Namespace, r.Name}, err)
+			return Set{}, err
 		}
-		entries[i] = Entry{Resource: r, Wire: wire, Version: version(&r, wire)}
+		by[r.Type] = append(by[r.Type], e)
 	}
-	return ofEntries(entries)
+	sections := make([]*section, 0, len(by))
+	for t, entries := range by {
+		s, err := sorted(t, entries)
+		if err != nil {
+			return Set{}, err
+		}
+		sections = append(sections, s)
+	}
+	return ofSections(sections), nil
 }
 
 // Union returns a Set of all that the sets hold. The error names a resource that is in two of them.
 func Union(sets ...Set) (Set, error) {
-	var entries []Entry
+	by := map[Type][]*section{}
 	for _, s := range sets {
-		entries = append(entries, s.entries...)
+		for _, sec := range s.sections {
+			by[sec.of] = append(by[sec.of], sec)
+		}
 	}
-	return ofEntries(entries)
+	sections := make([]*section, 0, len(by))
+	for t, list := range by {
+		one := list[0]
+		if len(list) > 1 {
+			var entries []*Entry
+			for _, sec := range list {
+				entries = append(entries, sec.entries...)
+			}
+			var err error
+			if one, err = sorted(t, entries); err != nil {
+				return Set{}, err
+			}
+		}
+		sections = append(sections, one)
+	}
+	return ofSections(sections), nil
 }
 
-func ofEntries(entries []Entry) (Set, error) {
-	slices.SortFunc(entries, func(a, b Entry) int { return a.ID().compare(b.ID()) })
-	all := sha256.New()
+// sorted makes a section of entries in any order.
+func sorted(t Type, entries []*Entry) (*section, error) {
+	slices.SortFunc(entries, func(a, b *Entry) int { return a.ID().compare(b.ID()) })
 	for i := range entries {
 		if i > 0 && entries[i].ID() == entries[i-1].ID() {
-			return Set{}, fmt.Errorf("resource: %s is there twice", entries[i].ID())
+			return nil, fmt.Errorf("resource: %s is there twice", entries[i].ID())
 		}
-		text(all, entries[i].ID().String())
-		text(all, entries[i].Version)
 	}
-	if len(entries) == 0 {
-		return Set{}, nil
+	return newSection(t, entries), nil
+}
+
+// ofSections makes a Set of sections in any order, one of a type and none of them empty.
+func ofSections(sections []*section) Set {
+	if len(sections) == 0 {
+		return Set{}
 	}
-	return Set{entries: entries, version: short(all)}, nil
+	slices.SortFunc(sections, func(a, b *section) int { return cmp.Compare(a.of, b.of) })
+	all := sha256.New()
+	for _, s := range sections {
+		text(all, string(s.of))
+		text(all, s.version)
+	}
+	return Set{sections: sections, version: short(all)}
 }
 
 // version hashes what istiod makes something of. Every part goes in with its length, so that no two contents look alike.
@@ -118,7 +187,13 @@ func text(h hash.Hash, s string) {
 func short(h hash.Hash) string { return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:15]) }
 
 // Len returns the number of resources.
-func (s Set) Len() int { return len(s.entries) }
+func (s Set) Len() int {
+	n := 0
+	for _, sec := range s.sections {
+		n += len(sec.entries)
+	}
+	return n
+}
 
 // Version is a hash of the whole content, "" for an empty Set.
 func (s Set) Version() string { return s.version }
@@ -129,52 +204,51 @@ func (s Set) Equal(o Set) bool { return s.version == o.version }
 // All yields the entries in order. They must not be changed.
 func (s Set) All() iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
-		for i := range s.entries {
-			if !yield(&s.entries[i]) {
-				return
+		for _, sec := range s.sections {
+			for _, e := range sec.entries {
+				if !yield(e) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// OfType returns the entries of one type, sorted by namespace and name: a view that must not be changed.
-func (s Set) OfType(t Type) []Entry {
-	from, _ := slices.BinarySearchFunc(s.entries, t, func(e Entry, t Type) int { return cmp.Compare(e.Type, t) })
-	to := from
-	for to < len(s.entries) && s.entries[to].Type == t {
-		to++
+// section returns what the Set holds of a type, an empty section where that is nothing.
+func (s Set) section(t Type) *section {
+	if i, ok := slices.BinarySearchFunc(s.sections, t, func(sec *section, t Type) int { return cmp.Compare(sec.of, t) }); ok {
+		return s.sections[i]
 	}
-	return s.entries[from:to:to]
+	return nothing
 }
 
+// nothing is what a Set holds of a type that it does not hold.
+var nothing = newSection("", nil)
+
+// OfType returns the entries of one type, sorted by namespace and name: a view that must not be changed. An entry that two Sets share is
+// the same one in both.
+func (s Set) OfType(t Type) []*Entry { return s.section(t).entries }
+
 // TypeVersion is a hash of the content of one type; where there is nothing of it, the hash of nothing, which is never "".
-func (s Set) TypeVersion(t Type) string {
-	h := sha256.New()
-	for _, e := range s.OfType(t) {
-		text(h, e.Namespace+"/"+e.Name)
-		text(h, e.Version)
-	}
-	return short(h)
-}
+func (s Set) TypeVersion(t Type) string { return s.section(t).version }
 
 // Types returns the types that the Set holds, sorted.
 func (s Set) Types() []Type {
 	var types []Type
-	for i := range s.entries {
-		if i == 0 || s.entries[i].Type != s.entries[i-1].Type {
-			types = append(types, s.entries[i].Type)
-		}
+	for _, sec := range s.sections {
+		types = append(types, sec.of)
 	}
 	return types
 }
 
 // Get returns the entry with that ID.
 func (s Set) Get(id ID) (*Entry, bool) {
-	i, ok := slices.BinarySearchFunc(s.entries, id, func(e Entry, id ID) int { return e.ID().compare(id) })
+	entries := s.OfType(id.Type)
+	i, ok := slices.BinarySearchFunc(entries, id, func(e *Entry, id ID) int { return e.ID().compare(id) })
 	if !ok {
 		return nil, false
 	}
-	return &s.entries[i], true
+	return entries[i], true
 }
 
 // Change is what leads from one Set to another. The lists are sorted.
@@ -188,35 +262,46 @@ func (c Change) Empty() bool { return len(c.Added)+len(c.Changed)+len(c.Removed)
 // Diff returns what leads from s to next.
 func (s Set) Diff(next Set) Change {
 	var c Change
-	i, j := 0, 0
-	for i < len(s.entries) || j < len(next.entries) {
-		switch order := order(s.entries, i, next.entries, j); {
-		case order < 0:
-			c.Removed = append(c.Removed, s.entries[i].ID())
-			i++
-		case order > 0:
-			c.Added = append(c.Added, next.entries[j].ID())
-			j++
-		default:
-			if s.entries[i].Version != next.entries[j].Version {
-				c.Changed = append(c.Changed, s.entries[i].ID())
-			}
-			i++
-			j++
+	types := append(s.Types(), next.Types()...)
+	slices.Sort(types)
+	for _, t := range slices.Compact(types) {
+		if was, is := s.section(t), next.section(t); was != is {
+			c.add(was.entries, is.entries)
 		}
 	}
 	return c
 }
 
-// order compares a[i] with b[j]; what is past the end comes last.
-func order(a []Entry, i int, b []Entry, j int) int {
-	switch {
-	case i >= len(a):
-		return 1
-	case j >= len(b):
-		return -1
+// add adds what leads from one list of entries of a type to another.
+func (c *Change) add(was, is []*Entry) {
+	for len(was) > 0 || len(is) > 0 {
+		switch order := order(was, is); {
+		case order < 0:
+			c.Removed = append(c.Removed, was[0].ID())
+			was = was[1:]
+		case order > 0:
+			c.Added = append(c.Added, is[0].ID())
+			is = is[1:]
+		default:
+			if was[0].Version != is[0].Version {
+				c.Changed = append(c.Changed, is[0].ID())
+			}
+			was, is = was[1:], is[1:]
+		}
 	}
-	return a[i].ID().compare(b[j].ID())
+}
+
+// order compares the first of a with the first of b; what is past the end comes last.
+func order(a, b []*Entry) int {
+	switch {
+	case len(a) == 0:
+		return 1
+	case len(b) == 0:
+		return -1
+	case a[0] == b[0]:
+		return 0
+	}
+	return a[0].ID().compare(b[0].ID())
 }
 
 // Object returns the resource as Kubernetes writes it: apiVersion, kind, metadata and spec, made of maps, slices, strings,

@@ -3,6 +3,7 @@ package translate
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -16,56 +17,110 @@ var DefaultVirtualAddresses = netip.MustParsePrefix("240.64.0.0/10")
 // maxProbes bounds the search for a free address; a range that full has to be made larger.
 const maxProbes = 64
 
-// allocate gives each host an address of the range. It is a function of the hosts alone: the address that a host wants first is
+// allocator gives each host an address of a range. What it gives is a function of the hosts alone: the address that a host wants first is
 // a hash of its name, so it is the same after a restart and on every replica, and it stays the same when other hosts come
-// and go, except where two want the same one. Then the lesser in the order of wishes and names has it, and the other its next
-// wish. Hosts that find none are left out.
-func allocate(prefix netip.Prefix, hosts []string) map[string]netip.Addr {
-	prefix = prefix.Masked()
-	size := addresses(prefix)
-	type wish struct {
-		host string
-		slot uint64
+// and go, except where two want the same one. Then the lesser by name has it, and the other its next wish, after all
+// first wishes and in the order of names. Hosts that find none are left out.
+type allocator struct {
+	prefix    netip.Prefix
+	size      uint64
+	wishes    map[uint64][]string   // by slot: the hosts that want it first, sorted
+	unlucky   map[string]struct{}   // those that do not get it
+	addresses map[string]netip.Addr // as of the last settling
+	touched   map[string]struct{}   // whose luck may have changed since
+}
+
+func newAllocator(p netip.Prefix) *allocator {
+	p = p.Masked()
+	return &allocator{prefix: p, size: addresses(p), wishes: map[uint64][]string{}, unlucky: map[string]struct{}{},
+		addresses: map[string]netip.Addr{}, touched: map[string]struct{}{}}
+}
+
+// add takes in a host that is not in.
+func (a *allocator) add(host string) {
+	first := slot(host, 0, a.size)
+	i, _ := slices.BinarySearch(a.wishes[first], host)
+	a.wishes[first] = slices.Insert(a.wishes[first], i, host)
+	a.touched[host] = struct{}{}
+	a.judge(first)
+}
+
+// remove gives up a host.
+func (a *allocator) remove(host string) {
+	first := slot(host, 0, a.size)
+	if i, ok := slices.BinarySearch(a.wishes[first], host); ok {
+		a.wishes[first] = slices.Delete(a.wishes[first], i, i+1)
 	}
-	want := make([]wish, len(hosts))
+	delete(a.unlucky, host)
+	a.touched[host] = struct{}{}
+	a.judge(first)
+}
+
+// judge finds out who of those that want a slot first does not get it.
+func (a *allocator) judge(slot uint64) {
+	hosts := a.wishes[slot]
+	if len(hosts) == 0 {
+		delete(a.wishes, slot)
+		return
+	}
 	for i, h := range hosts {
-		want[i] = wish{h, slot(h, 0, size)}
+		a.touched[h] = struct{}{}
+		if i == 0 && usable(a.prefix, slot) {
+			delete(a.unlucky, h)
+		} else {
+			a.unlucky[h] = struct{}{}
+		}
 	}
-	slices.SortFunc(want, func(a, b wish) int {
-		if a.slot != b.slot {
-			if a.slot < b.slot {
-				return -1
-			}
-			return 1
+}
+
+// settle gives addresses to the hosts that are in, and returns those that have got another one than before.
+func (a *allocator) settle() (moved []string) {
+	if len(a.touched) == 0 {
+		return nil
+	}
+	set := func(host string, to netip.Addr) {
+		if a.addresses[host] == to {
+			return
 		}
-		if a.host < b.host {
-			return -1
+		moved = append(moved, host)
+		if to.IsValid() {
+			a.addresses[host] = to
+		} else {
+			delete(a.addresses, host)
 		}
-		return 1
-	})
-	out := make(map[string]netip.Addr, len(hosts))
-	taken := make(map[uint64]bool, len(hosts))
-	// First wishes first: whoever is alone with its first wish gets it, whatever others fall back to.
-	var unlucky []string
-	for i, w := range want {
-		if i > 0 && want[i-1].slot == w.slot || !usable(prefix, w.slot) {
-			unlucky = append(unlucky, w.host)
+	}
+	for h := range a.touched {
+		if _, ok := a.unlucky[h]; ok {
 			continue
 		}
-		taken[w.slot] = true
-		out[w.host] = at(prefix, w.slot)
+		first := slot(h, 0, a.size)
+		if hosts := a.wishes[first]; len(hosts) > 0 && hosts[0] == h {
+			set(h, at(a.prefix, first))
+		} else {
+			set(h, netip.Addr{}) // it is gone
+		}
 	}
-	slices.Sort(unlucky)
-	for _, h := range unlucky {
+	clear(a.touched)
+	// First wishes first: whoever is alone with its first wish gets it, whatever others fall back to.
+	given := map[uint64]bool{}
+	for _, h := range slices.Sorted(maps.Keys(a.unlucky)) {
+		to := netip.Addr{}
 		for probe := uint64(1); probe < maxProbes; probe++ {
-			if s := slot(h, probe, size); !taken[s] && usable(prefix, s) {
-				taken[s] = true
-				out[h] = at(prefix, s)
+			if s := slot(h, probe, a.size); len(a.wishes[s]) == 0 && !given[s] && usable(a.prefix, s) {
+				given[s] = true
+				to = at(a.prefix, s)
 				break
 			}
 		}
+		set(h, to)
 	}
-	return out
+	return moved
+}
+
+// address returns a host's address, as of the last settling.
+func (a *allocator) address(host string) (netip.Addr, bool) {
+	to, ok := a.addresses[host]
+	return to, ok
 }
 
 // addresses returns how many addresses a range has, at most 2^32.

@@ -34,25 +34,16 @@ func (o *Options) account(application string) string {
 	return ""
 }
 
-// accounts returns the service accounts by address. A sidecar has one certificate, so all endpoints of an address have the account of
-// the application that the address has its label of.
-func (o *Options) accounts(labels map[string]map[string]string, problems *problems) map[string]string {
-	out := map[string]string{}
-	if len(o.Identities) == 0 {
-		return out
+// placeAccount returns the service account of an address, by its labels. A sidecar has one certificate, so all endpoints of an address have the
+// account of the application that the address has its label of.
+func (o *Options) placeAccount(address string, labels map[string]string, problems *problems) string {
+	a := o.account(labels[labelApp])
+	if a != "" && !validAccount(a) {
+		problems.add(model.SeverityWarning, address, "InvalidIdentity",
+			"its application %q is no name of a service account, so callers do not speak mutual TLS with it; spec.mesh.identities can name one", clip(a))
+		return ""
 	}
-	for _, address := range slices.Sorted(maps.Keys(labels)) {
-		a := o.account(labels[address][labelApp])
-		switch {
-		case a == "":
-		case !validAccount(a):
-			problems.add(model.SeverityWarning, address, "InvalidIdentity",
-				"its application %q is no name of a service account, so callers do not speak mutual TLS with it; spec.mesh.identities can name one", clip(a))
-		default:
-			out[address] = a
-		}
-	}
-	return out
+	return a
 }
 
 // validAccount tells whether s may be the name of a service account: a DNS name in lower case.
@@ -66,60 +57,69 @@ func (o *Options) identity(account string) string {
 	return "spiffe://" + o.TrustDomain + "/ns/" + o.Namespace + "/sa/" + account
 }
 
-// callees are the endpoints on a port, at whose own addresses they may be called.
-type callees struct {
-	mutual map[string]bool // identities
-	plain  netip.AddrPort  // the least of those without one; not valid if all have one
+// callee is an endpoint that somebody may dial at its own address.
+type callee struct {
+	at       netip.AddrPort
+	identity string // "" for none
+}
+
+// callees appends those of a part.
+func (o *Options) callees(dst []callee, p *part, around *surroundings) []callee {
+	for _, e := range p.endpoints {
+		if a, err := netip.ParseAddr(e.Address); err == nil && e.Port != 0 { // nobody dials a name
+			dst = append(dst, callee{netip.AddrPortFrom(a, e.Port), o.identity(around.account(e.Address))})
+		}
+	}
+	return dst
+}
+
+// dialled are the callees on a port, each as often as somebody says it.
+type dialled struct {
+	mutual map[string]int // identities
+	plain  map[netip.AddrPort]int
+}
+
+func (d *dialled) say(c callee, n int) {
+	if c.identity != "" {
+		count(d.mutual, c.identity, n)
+	} else {
+		count(d.plain, c.at, n)
+	}
+}
+
+// count adds to a number, of which 0 goes without saying.
+func count[K comparable](of map[K]int, k K, n int) {
+	if of[k] += n; of[k] == 0 {
+		delete(of, k)
+	}
+}
+
+// all returns the identities, sorted, if there are callees and all have one, and else nil: istiod finds out by itself which endpoints of a service
+// take mutual TLS, but not who is behind an address that a caller has chosen. There it is all or nobody.
+func (d *dialled) all() []string {
+	if d == nil || len(d.plain) > 0 || len(d.mutual) == 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(d.mutual))
+}
+
+// mixed says that some have an identity and some have none.
+func (d *dialled) mixed(port uint16, problems *problems) {
+	if d != nil && len(d.mutual) > 0 && len(d.plain) > 0 {
+		problems.add(model.SeverityWarning, fmt.Sprintf("port %d", port), "MixedIdentities",
+			"some endpoints on it have an identity, and others, such as %s, have none: calls to the endpoints' own addresses go in plaintext, which a provider that insists on mutual TLS refuses",
+			slices.MinFunc(slices.Collect(maps.Keys(d.plain)), netip.AddrPort.Compare))
+	}
 }
 
 // mutualRule has callers' sidecars speak mutual TLS with whoever is dialled on a port. Its name and host are the catch-all's.
 func (o *Options) mutualRule(port uint16, identities []string) resource.Resource {
 	host := o.Naming.PortHost(port)
 	return resource.Resource{
-		Type: resource.TypeDestinationRule, Namespace: o.Namespace, Name: strings.TrimSuffix(host, "."+o.Naming.suffix()),
+		Type: resource.TypeDestinationRule, Namespace: o.Namespace, Name: o.entryName(host),
 		Labels: map[string]string{labelManagedBy: managedBy},
 		Body: &networking.DestinationRule{Host: host, ExportTo: o.ExportTo, TrafficPolicy: &networking.TrafficPolicy{
 			Tls: &networking.ClientTLSSettings{Mode: networking.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: identities},
 		}},
-	}
-}
-
-// all tells whether there are endpoints, and all have an identity.
-func (c *callees) all() bool { return c != nil && len(c.mutual) > 0 && !c.plain.IsValid() }
-
-// dialled renders the mutualRule of a port, if it is for all. istiod finds out by itself which endpoints of a service take mutual TLS, but
-// not who is behind an address that a caller has chosen: there it is all or nobody.
-func (o *Options) dialled(port uint16, c *callees) []resource.Resource {
-	if !c.all() {
-		return nil
-	}
-	return []resource.Resource{o.mutualRule(port, slices.Sorted(maps.Keys(c.mutual)))}
-}
-
-// mixed tells where some endpoints have an identity and some have none.
-func mixed(by map[uint16]*callees, problems *problems) {
-	for port, c := range by {
-		if len(c.mutual) > 0 && !c.all() {
-			problems.add(model.SeverityWarning, fmt.Sprintf("port %d", port), "MixedIdentities",
-				"some endpoints on it have an identity, and others, such as %s, have none: calls to the endpoints' own addresses go in plaintext, which a provider that insists on mutual TLS refuses", c.plain)
-		}
-	}
-}
-
-// callee notes an endpoint.
-func (o *Options) callee(by map[uint16]*callees, e *model.Endpoint) {
-	a, err := netip.ParseAddr(e.Address)
-	if err != nil {
-		return // nobody dials a name
-	}
-	c := by[e.Port]
-	if c == nil {
-		c = &callees{mutual: map[string]bool{}}
-		by[e.Port] = c
-	}
-	if id := o.identity(o.byAddress[e.Address]); id != "" {
-		c.mutual[id] = true
-	} else if at := netip.AddrPortFrom(a, e.Port); !c.plain.IsValid() || at.Compare(c.plain) < 0 {
-		c.plain = at
 	}
 }

@@ -23,55 +23,44 @@ const (
 	maxLabels      = 64
 )
 
-// labelsByAddress computes the labels of each address over all services. istiod takes a sidecar's labels from whichever endpoint
-// with the sidecar's address it finds first (serviceentry.Controller.GetProxyWorkloadLabels), so one that lacked a label would
-// detach everything that selects by it: all endpoints of an address carry the same labels, the union of what is said of them.
-// Where two contradict each other the more frequent value holds, or else the lesser.
-func labelsByAddress(services []model.Service, problems *problems) map[string]map[string]string {
-	said := map[string]map[string]map[string]int{} // address, key, value: how often
-	say := func(address, key, value string) {
-		keys := said[address]
-		if keys == nil {
-			keys = map[string]map[string]int{}
-			said[address] = keys
-		}
-		if keys[key] == nil {
-			keys[key] = map[string]int{}
-		}
-		keys[key][value]++
-	}
-	for i := range services {
-		for j := range services[i].Endpoints {
-			e := &services[i].Endpoints[j]
-			for key, value := range e.Labels {
-				if key == labelApp && e.Application != "" {
-					continue
-				}
-				say(e.Address, key, value)
-			}
-			if e.Application != "" {
-				say(e.Address, labelApp, e.Application)
-			}
+// label is one label that is said of an address.
+type label struct{ key, value string }
+
+// labelsOf yields what an endpoint says of its address.
+func labelsOf(e *model.Endpoint, yield func(label)) {
+	for key, value := range e.Labels {
+		if key != labelApp || e.Application == "" {
+			yield(label{key, value})
 		}
 	}
-	out := make(map[string]map[string]string, len(said))
-	for _, address := range slices.Sorted(maps.Keys(said)) {
-		out[address] = settle(address, said[address], problems)
+	if e.Application != "" {
+		yield(label{labelApp, e.Application})
 	}
-	return out
 }
 
-func settle(address string, said map[string]map[string]int, problems *problems) map[string]string {
-	labels := map[string]string{}
-	for _, key := range slices.Sorted(maps.Keys(said)) {
-		values := slices.SortedFunc(maps.Keys(said[key]), func(a, b string) int {
-			return cmp.Or(said[key][b]-said[key][a], cmp.Compare(a, b))
-		})
-		value := values[0]
-		if len(values) > 1 {
-			problems.add(model.SeverityWarning, address, "LabelConflict",
-				"the services of this address disagree on its label %s: %s; all of its endpoints carry %q, since a sidecar has one set of labels", clip(key), quoted(values), value)
+// settle makes the labels of an address of what all endpoints of all services there say, and how often. istiod takes a sidecar's labels
+// from whichever endpoint with the sidecar's address it finds first (serviceentry.Controller.GetProxyWorkloadLabels), so one that
+// lacked a label would detach everything that selects by it: all endpoints of an address carry the same labels, the union of what is
+// said of them. Where two contradict each other the more frequent value holds, or else the lesser. Nothing said is nil.
+func settle(address string, said map[label]int) (labels map[string]string, problems problems) {
+	if len(said) == 0 {
+		return nil, nil
+	}
+	all := slices.SortedFunc(maps.Keys(said), func(a, b label) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(said[b], said[a]), cmp.Compare(a.value, b.value))
+	})
+	labels = make(map[string]string, len(all))
+	for len(all) > 0 {
+		key, value := all[0].key, all[0].value
+		n := 1
+		for n < len(all) && all[n].key == key {
+			n++
 		}
+		if n > 1 {
+			problems.add(model.SeverityWarning, address, "LabelConflict",
+				"the services of this address disagree on its label %s: %s; all of its endpoints carry %q, since a sidecar has one set of labels", clip(key), quoted(all[:n]), value)
+		}
+		all = all[n:]
 		validKey, keyKept := labelKey(key)
 		validValue, valueKept := labelValue(value)
 		if !keyKept || !valueKept {
@@ -86,7 +75,7 @@ func settle(address string, said map[string]map[string]int, problems *problems) 
 		}
 		labels[validKey] = validValue
 	}
-	return labels
+	return labels, problems
 }
 
 // labelKey makes a valid key of a label, and tells whether it was one.
@@ -163,19 +152,19 @@ func validLabel(s string) bool {
 	return true
 }
 
-// quoted lists values for a message, a few of them.
-func quoted(values []string) string {
+// quoted lists the values of labels for a message, a few of them.
+func quoted(labels []label) string {
 	const show = 4
 	var b strings.Builder
-	for i, v := range values {
+	for i, l := range labels {
 		if i == show {
-			fmt.Fprintf(&b, " and %d more", len(values)-show)
+			fmt.Fprintf(&b, " and %d more", len(labels)-show)
 			break
 		}
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, "%q", clip(v))
+		fmt.Fprintf(&b, "%q", clip(l.value))
 	}
 	return b.String()
 }

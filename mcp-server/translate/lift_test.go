@@ -102,7 +102,7 @@ func TestLiftGolden(t *testing.T) {
 			shuffled := slices.Clone(services)
 			rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 			tr := Translate(&model.Snapshot{Services: shuffled}, options)
-			slices.SortFunc(tr.Lifted, func(a, b Lifted) int { return slices.Compare([]string{a.Key.String()}, []string{b.Key.String()}) })
+			slices.SortFunc(tr.Lifted, func(a, b *Lifted) int { return slices.Compare([]string{a.Key.String()}, []string{b.Key.String()}) })
 			if again := renderLift(t, tr); !bytes.Equal(got, again) {
 				t.Errorf("in another order it is\n%s", again)
 			}
@@ -172,7 +172,7 @@ func TestLiftHolds(t *testing.T) {
 			}
 		}
 		for i, s := range tr.Services {
-			if s.Lifted != slices.ContainsFunc(tr.Lifted, func(l Lifted) bool { return l.Host == s.Host && len(l.Endpoints) == s.Carried }) {
+			if s.Lifted != slices.ContainsFunc(tr.Lifted, func(l *Lifted) bool { return l.Host == s.Host && len(l.Endpoints) == s.Carried }) {
 				t.Fatalf("service %d: %+v", i, s)
 			}
 		}

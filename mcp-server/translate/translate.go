@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -37,8 +36,6 @@ type Options struct {
 	TrustDomain string
 	// Identities are the providers whose sidecars have certificates.
 	Identities []Identity
-
-	byAddress map[string]string // service accounts
 }
 
 func (o Options) withDefaults() Options {
@@ -73,10 +70,11 @@ const (
 	managedBy            = "isthmus"
 )
 
-// Translation is a snapshot as the mesh will see it.
+// Translation is a snapshot as the mesh will see it. It is immutable. Of two translations that a Translator makes, what is the same in both
+// of a service is at the same address in both: whoever has made something of a *Service or a *Lifted need not make it again.
 type Translation struct {
 	// Services are in the order of the snapshot. A service whose endpoints speak several protocols has one entry for each.
-	Services []Service
+	Services []*Service
 	// TCPPorts are the ports on which RPC over TCP is spoken: those of the endpoints and those that the services are given.
 	// Sorted, each once.
 	TCPPorts []uint16
@@ -85,7 +83,7 @@ type Translation struct {
 	HTTPPorts []uint16
 	// Lifted are the services whose calls travel as HTTP/2 streams, in the order of Services, and LiftedPorts the ports on which
 	// they do: sorted, each once, none of them in TCPPorts.
-	Lifted      []Lifted
+	Lifted      []*Lifted
 	LiftedPorts []uint16
 	// ProviderPorts are those of LiftedPorts on which providers' sidecars have a connection manager of their own, and MutualPorts those on
 	// which all providers have an identity. Sorted.
@@ -109,6 +107,9 @@ type Service struct {
 	Carried  int  // endpoints that take traffic
 	LeftOut  int  // endpoints that are disabled, have weight 0 or cannot be rendered
 	Lifted   bool // its calls travel as HTTP/2 streams, see Translation.Lifted
+	HTTP     bool // they travel as HTTP by themselves
+	// Labels are those of the endpoints that take traffic, one for each.
+	Labels []map[string]string
 }
 
 // Istio renders a snapshot as ServiceEntries, a WorkloadEntry for each address, and a DestinationRule for each port whose endpoints all
@@ -118,159 +119,141 @@ func Istio(s *model.Snapshot, o Options) (resource.Set, []model.Problem) {
 	return t.Set(), t.Problems
 }
 
-// Set returns the ServiceEntries, WorkloadEntries and DestinationRules. It is made when it is first asked for, which takes about as long as all else: who
-// only wants the rest need not wait. It may be called from any goroutine.
+// Set returns the ServiceEntries, WorkloadEntries and DestinationRules. They are encoded when it is first asked for, which takes about as long as all else:
+// who only wants the rest need not wait. It may be called from any goroutine.
 func (t *Translation) Set() resource.Set { return t.set() }
 
 // Translate renders a snapshot as Istio does, and tells what it made of each service.
-func Translate(s *model.Snapshot, o Options) *Translation {
-	o = o.withDefaults()
-	t := &Translation{}
-	var problems problems
-	labels := labelsByAddress(s.Services, &problems)
-	o.byAddress = o.accounts(labels, &problems)
-	shared := sharedPorts(s.Services)
-	var parts []part
-	seen := make(map[model.Key]bool, len(s.Services))
-	for i := range s.Services {
-		svc := &s.Services[i]
-		if seen[svc.Key] {
-			problems.add(model.SeverityError, clip(svc.Key.String()), "DuplicateService", "the snapshot holds it twice; the first one is carried")
-			continue
-		}
-		seen[svc.Key] = true
-		parts = append(parts, o.parts(svc, shared, &problems)...)
-	}
-	o.lift(parts, &problems)
-	hosts := make([]string, len(parts))
-	for i := range parts {
-		hosts[i] = parts[i].host
-	}
-	virtual := allocate(o.VirtualAddresses, hosts)
+func Translate(s *model.Snapshot, o Options) *Translation { return NewTranslator(o).Translate(s) }
 
-	ports := map[uint16]bool{} // of TCP endpoints
-	callees := map[uint16]*callees{}
-	listening := map[uint16]bool{} // and of TCP services
-	web := map[uint16]bool{}       // of HTTP services and their endpoints
-	lifted := map[uint16]bool{}
-	providers := map[uint16]bool{} // lifted ones behind connection managers of providers' sidecars
-	var resources []resource.Resource
-	for i := range parts {
-		p := &parts[i]
-		port := p.port()
-		svc := Service{Key: p.service.Key, Protocol: p.protocol, Host: p.host, Name: o.entryName(p.host), Port: port, PortName: p.wire.portName(p.protocol)}
-		if a, ok := virtual[p.host]; ok {
-			svc.Address = a
-		} else {
-			problems.add(model.SeverityError, p.host, "AddressesExhausted", "no virtual address is free in %s for %s; it can only be reached at its endpoints' addresses until the range is made larger", o.VirtualAddresses, p.service.Key)
-		}
-		var r resource.Resource
-		if p.lifted {
-			var l Lifted
-			r, l = o.liftedEntry(p, &svc, labels, &problems)
-			t.Lifted = append(t.Lifted, l)
-			for _, port := range l.Ports {
-				lifted[port] = true
-				providers[port] = providers[port] || o.Lift[p.selector].HTTP
-			}
-			for _, e := range p.endpoints {
-				o.callee(callees, e)
-			}
-		} else {
-			r = o.serviceEntry(p, &svc, labels, &problems)
-		}
-		svc.Lifted = p.lifted
-		if p.wire.tcp() {
-			listening[port] = true
-			for _, e := range p.endpoints {
-				ports[e.Port], listening[e.Port] = true, true
-				o.callee(callees, e)
-			}
-		} else if !p.lifted {
-			web[port] = true
-			for _, e := range p.endpoints {
-				web[e.Port] = true
-			}
-		}
-		// Without an address a TCP service would take every connection to its port, whoever it is for.
-		if svc.Address.IsValid() || !p.wire.tcp() {
-			resources = append(resources, r)
-		}
-		t.Services = append(t.Services, svc)
-	}
-	for _, port := range slices.Sorted(maps.Keys(ports)) {
-		if reservedPorts[port] {
-			problems.add(model.SeverityError, fmt.Sprintf("port %d", port), "ReservedPort",
-				"endpoints listen on port %d, which a sidecar keeps for itself: calls to their own addresses are not seen by the filter; the services' virtual addresses work", port)
-			continue
-		}
-		resources = append(resources, o.catchAll(port))
-		resources = append(resources, o.dialled(port, callees[port])...)
-	}
-	for _, port := range slices.Sorted(maps.Keys(lifted)) {
-		t.LiftedPorts = append(t.LiftedPorts, port)
-		if providers[port] {
-			t.ProviderPorts = append(t.ProviderPorts, port)
-		}
-		if callees[port].all() {
-			t.MutualPorts = append(t.MutualPorts, port)
-		}
-	}
-	mixed(callees, &problems)
-	resources = append(resources, o.providers(t.Lifted, t.ProviderPorts)...)
-	resources = append(resources, o.workloads(s.Services)...)
-	t.TCPPorts = slices.Sorted(maps.Keys(listening))
-	t.HTTPPorts = slices.Sorted(maps.Keys(web))
-	t.set = sync.OnceValue(func() resource.Set {
-		set, err := resource.NewSet(resources)
-		if err != nil { // names are unique, and everything in a body was made valid UTF-8
-			panic("translate: " + err.Error())
-		}
-		return set
-	})
-	t.Problems = problems.sorted()
-	return t
+// facts are what follows from a service alone.
+type facts struct {
+	parts     []part
+	addresses map[string]struct{} // of its endpoints
+	problems  problems
 }
 
 // part is what of a service speaks one protocol.
 type part struct {
 	service   *model.Service
 	protocol  model.Protocol
-	wire      wire
+	wire      wire // by itself: it may have to be another, see Options.wire
 	host      string
 	readable  bool
 	main      bool
-	lifted    bool
-	selector  int               // Lifted.Selector
 	endpoints []*model.Endpoint // also those that take no traffic
+	port      uint16            // the service's: the one that most endpoints listen on, the lesser of two, or the protocol's default
+	listening []uint16          // what callers may dial: the ports of the endpoints and the service's own. Sorted
+	selector  int               // the first that selects it for lifting; negative where none does
+	cannot    string            // why it cannot be lifted, if one does; "" if it can
 }
 
-// socket is where an endpoint listens.
-type socket struct {
-	address string
-	port    uint16
+// facts finds out what follows from a service alone.
+func (o *Options) facts(s *model.Service) *facts {
+	f := &facts{addresses: make(map[string]struct{}, len(s.Endpoints))}
+	f.parts = o.parts(s, &f.problems)
+	for i := range s.Endpoints {
+		f.addresses[s.Endpoints[i].Address] = struct{}{}
+	}
+	return f
 }
 
-// sharedPorts returns the sockets on which RPC over TCP is spoken and something over HTTP too, as Dubbo 3 can. A sidecar has one
-// inbound listener for a port: if istiod took it for HTTP, calls over TCP would be refused.
-func sharedPorts(services []model.Service) map[socket]bool {
-	tcp, other := map[socket]bool{}, map[socket]bool{}
-	for i := range services {
-		for j := range services[i].Endpoints {
-			e := &services[i].Endpoints[j]
-			if wireOf(e.Protocol).tcp() {
-				tcp[socket{e.Address, e.Port}] = true
-			} else {
-				other[socket{e.Address, e.Port}] = true
+// surroundings are what a service's rendering takes from all the others.
+type surroundings struct {
+	labels  func(address string) map[string]string    // of an address, see settle
+	account func(address string) string               // likewise; "" for none, see Options.placeAccount
+	shared  func(address string, port uint16) bool    // see place.shared
+	virtual func(host string) (a netip.Addr, ok bool) // the address of a host, see allocator
+	lifting []lifting                                 // what is decided of each of its parts, see Options.lift
+}
+
+// outcome is what becomes of a service.
+type outcome struct {
+	services  []*Service
+	lifted    []*Lifted
+	resources []resource.Resource
+	ports     []uint16 // of its endpoints that speak RPC over TCP and are not lifted; each once for each part
+	listening []uint16 // those, and its own
+	web       []uint16 // those that speak HTTP by themselves, and the service's own
+	provided  []uint16 // those on which its providers' sidecars have a connection manager for its calls
+	stands    []stand  // the endpoints that are lifted
+	callees   []callee // all that somebody may dial, but those of HTTP
+	problems  problems
+}
+
+// render makes of a service what it is in the mesh. It is a function of its arguments.
+func (o *Options) render(f *facts, around *surroundings) *outcome {
+	out := &outcome{problems: slices.Clone(f.problems)}
+	for i := range f.parts {
+		p := f.parts[i]
+		lifting := around.lifting[i]
+		p.wire = o.wire(&p, around.shared, &out.problems)
+		if p.wire.unknown {
+			out.problems.add(model.SeverityWarning, p.service.Key.String(), "UnknownProtocol", "Isthmus does not know the protocol %q; it is carried as TCP", clip(string(p.protocol)))
+		}
+		lifting.explain(&p, &out.problems)
+		if lifting.lifted {
+			p.wire = wire{istio: "HTTP2", prefix: "http2", port: p.wire.port}
+		}
+		svc := &Service{Key: p.service.Key, Protocol: p.protocol, Host: p.host, Name: o.entryName(p.host), Port: p.port, PortName: p.wire.portName(p.protocol),
+			Lifted: lifting.lifted, HTTP: !lifting.lifted && !p.wire.tcp()}
+		if a, ok := around.virtual(p.host); ok {
+			svc.Address = a
+		} else {
+			out.problems.add(model.SeverityError, p.host, "AddressesExhausted", "no virtual address is free in %s for %s; it can only be reached at its endpoints' addresses until the range is made larger", o.VirtualAddresses, p.service.Key)
+		}
+		r := o.serviceEntry(&p, svc, around, &out.problems)
+		if lifting.lifted {
+			l, stands := o.liftEntry(&p, svc, &r)
+			out.lifted = append(out.lifted, l)
+			out.stands = append(out.stands, stands...)
+			if o.Lift[p.selector].HTTP {
+				out.provided = append(out.provided, l.Ports...)
 			}
 		}
+		switch {
+		case p.wire.tcp():
+			out.listening = append(out.listening, p.listening...)
+			set := map[uint16]bool{}
+			for _, e := range p.endpoints {
+				if e.Port != 0 && !set[e.Port] {
+					set[e.Port] = true
+					out.ports = append(out.ports, e.Port)
+				}
+			}
+		case !lifting.lifted:
+			out.web = append(out.web, p.listening...)
+		}
+		if lifting.lifted || p.wire.tcp() {
+			out.callees = o.callees(out.callees, &p, around)
+		}
+		// Without an address a TCP service would take every connection to its port, whoever it is for.
+		if svc.Address.IsValid() || !p.wire.tcp() {
+			out.resources = append(out.resources, r)
+		}
+		out.services = append(out.services, svc)
 	}
-	maps.DeleteFunc(tcp, func(s socket, _ bool) bool { return !other[s] })
-	return tcp
+	return out
+}
+
+// wire is how Istio is told of a part. A sidecar has one inbound listener for a port: where one of the part's endpoints speaks RPC over TCP
+// at the same ip:port, as Dubbo 3 can, and istiod took it for HTTP, calls over TCP would be refused.
+func (o *Options) wire(p *part, shared func(string, uint16) bool, problems *problems) wire {
+	if p.wire.tcp() {
+		return p.wire
+	}
+	for _, e := range p.endpoints {
+		if shared(e.Address, e.Port) {
+			problems.add(model.SeverityWarning, p.service.Key.String(), "SharedPort", "on port %d of %s RPC over TCP is spoken beside %s; %s is carried as TCP, without what Istio does for HTTP",
+				e.Port, clip(e.Address), clip(string(p.protocol)), p.host)
+			return wire{istio: "TCP", prefix: "tcp", port: p.wire.port}
+		}
+	}
+	return p.wire
 }
 
 // parts splits a service by protocol, since every endpoint of a ServiceEntry serves all of its ports.
-func (o Options) parts(s *model.Service, shared map[socket]bool, problems *problems) []part {
+func (o *Options) parts(s *model.Service, problems *problems) []part {
 	by := map[model.Protocol][]*model.Endpoint{}
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
@@ -291,18 +274,11 @@ func (o Options) parts(s *model.Service, shared map[socket]bool, problems *probl
 		if !p.readable {
 			problems.add(model.SeverityWarning, clip(s.Key.String()), "NameTooLong", "its name is too long for a host name; %s stands for it, and the annotations of its ServiceEntry say for what", p.host)
 		}
-		if !p.wire.tcp() {
-			for _, e := range p.endpoints {
-				if shared[socket{e.Address, e.Port}] {
-					problems.add(model.SeverityWarning, s.Key.String(), "SharedPort", "on port %d of %s RPC over TCP is spoken beside %s; %s is carried as TCP, without what Istio does for HTTP",
-						e.Port, clip(e.Address), clip(string(protocol)), p.host)
-					p.wire = wire{istio: "TCP", prefix: "tcp", port: p.wire.port}
-					break
-				}
-			}
-		}
-		if p.wire.unknown {
-			problems.add(model.SeverityWarning, s.Key.String(), "UnknownProtocol", "Isthmus does not know the protocol %q; it is carried as TCP", clip(string(protocol)))
+		p.port = p.mostFrequent()
+		p.listening = p.dialled()
+		p.selector = slices.IndexFunc(o.Lift, func(s LiftSelector) bool { return s.selects(&p) })
+		if p.selector >= 0 {
+			p.cannot = p.unliftable()
 		}
 		parts = append(parts, p)
 	}
@@ -322,8 +298,8 @@ func mainProtocol(framework string, by map[model.Protocol][]*model.Endpoint) mod
 	return slices.MinFunc(slices.Sorted(maps.Keys(by)), func(a, b model.Protocol) int { return cmp.Compare(len(by[b]), len(by[a])) })
 }
 
-// port is the service's: the one that most endpoints listen on, the lesser of two, or the protocol's default.
-func (p *part) port() uint16 {
+// mostFrequent returns the service's port.
+func (p *part) mostFrequent() uint16 {
 	count := map[uint16]int{}
 	for _, e := range p.endpoints {
 		if e.Port != 0 {
@@ -344,7 +320,7 @@ func (o *Options) entryName(host string) string {
 	return strings.TrimSuffix(host, "."+o.Naming.suffix())
 }
 
-func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[string]string, problems *problems) resource.Resource {
+func (o *Options) serviceEntry(p *part, svc *Service, around *surroundings, problems *problems) resource.Resource {
 	body := &networking.ServiceEntry{
 		Hosts:      []string{p.host},
 		Ports:      []*networking.ServicePort{{Number: uint32(svc.Port), Name: svc.PortName, Protocol: p.wire.istio}},
@@ -372,7 +348,8 @@ func (o Options) serviceEntry(p *part, svc *Service, labels map[string]map[strin
 			continue
 		}
 		svc.Carried++
-		we := &networking.WorkloadEntry{Address: e.Address, Labels: labels[e.Address], Locality: locality(e.Locality), ServiceAccount: o.byAddress[e.Address]}
+		we := &networking.WorkloadEntry{Address: e.Address, Labels: around.labels(e.Address), Locality: locality(e.Locality), ServiceAccount: around.account(e.Address)}
+		svc.Labels = append(svc.Labels, we.Labels)
 		if e.Port != svc.Port {
 			we.Ports = map[string]uint32{svc.PortName: uint32(e.Port)}
 		}
@@ -462,7 +439,7 @@ func bounded(s string, limit int) string {
 }
 
 // catchAll is for the calls to a port whose callers have chosen the endpoint themselves: they go where they are sent.
-func (o Options) catchAll(port uint16) resource.Resource {
+func (o *Options) catchAll(port uint16) resource.Resource {
 	host := o.Naming.PortHost(port)
 	return resource.Resource{
 		Type:      resource.TypeServiceEntry,

@@ -232,6 +232,16 @@ func TestLabelsAreConsistentByAddress(t *testing.T) {
 	}
 }
 
+// allocate gives the hosts addresses at once.
+func allocate(prefix netip.Prefix, hosts []string) map[string]netip.Addr {
+	a := newAllocator(prefix)
+	for _, h := range hosts {
+		a.add(h)
+	}
+	a.settle()
+	return a.addresses
+}
+
 func TestAddressesAreStable(t *testing.T) {
 	prefix := netip.MustParsePrefix("240.1.0.0/20")
 	var hosts []string

@@ -18,37 +18,27 @@ import (
 // labelPorts tells on which ports a workload listens. It is what changes of a workload when it begins to listen on another.
 const labelPorts = "isthmus.io/ports"
 
-// workloads renders a WorkloadEntry for each address that has endpoints, in order of the addresses. They carry no traffic: no
-// service selects them, and for that they have none of the workload's own labels. They are there for the sidecar at that
-// address. istiod makes a sidecar's inbound listeners from the services that it is an endpoint of, and looks that up when the
-// sidecar connects and when a service changes, but not when a service that is there gets one more endpoint; a WorkloadEntry
-// that comes, or whose labels change, makes it look again (serviceentry.Controller.pushWorkloadUpdates, ProxyUpdate).
-func (o Options) workloads(services []model.Service) []resource.Resource {
-	ports := map[netip.Addr]map[uint16]bool{}
-	for i := range services {
-		for j := range services[i].Endpoints {
-			e := &services[i].Endpoints[j]
-			if addressKind(e.Address) != addressIP || e.Port == 0 || takesNothing(e) {
-				continue
-			}
-			a := netip.MustParseAddr(e.Address)
-			if ports[a] == nil {
-				ports[a] = map[uint16]bool{}
-			}
-			ports[a][e.Port] = true
-		}
+// listens tells that an endpoint takes traffic at an address that a WorkloadEntry can have, and at which.
+func listens(e *model.Endpoint) (netip.Addr, bool) {
+	if addressKind(e.Address) != addressIP || e.Port == 0 || takesNothing(e) {
+		return netip.Addr{}, false
 	}
-	var out []resource.Resource
-	for _, a := range slices.SortedFunc(maps.Keys(ports), netip.Addr.Compare) {
-		out = append(out, resource.Resource{
-			Type:      resource.TypeWorkloadEntry,
-			Namespace: o.Namespace,
-			Name:      workloadName(a),
-			Labels:    map[string]string{labelManagedBy: managedBy},
-			Body:      &networking.WorkloadEntry{Address: a.String(), Labels: map[string]string{labelPorts: portList(ports[a])}},
-		})
+	return netip.MustParseAddr(e.Address), true
+}
+
+// workload renders the WorkloadEntry of an address that has endpoints, on the ports of a portList. It carries no traffic: no service selects it, and for
+// that it has none of the workload's own labels. It is there for the sidecar at that address. istiod makes a sidecar's inbound
+// listeners from the services that it is an endpoint of, and looks that up when the sidecar connects and when a service changes, but
+// not when a service that is there gets one more endpoint; a WorkloadEntry that comes, or whose labels change, makes it look
+// again (serviceentry.Controller.pushWorkloadUpdates, ProxyUpdate).
+func (o *Options) workload(a netip.Addr, ports string) resource.Resource {
+	return resource.Resource{
+		Type:      resource.TypeWorkloadEntry,
+		Namespace: o.Namespace,
+		Name:      workloadName(a),
+		Labels:    map[string]string{labelManagedBy: managedBy},
+		Body:      &networking.WorkloadEntry{Address: a.String(), Labels: map[string]string{labelPorts: ports}},
 	}
-	return out
 }
 
 // workloadName is a DNS label: ip-10-0-0-1, ip-2001-0db8-0000-….
@@ -57,7 +47,7 @@ func workloadName(a netip.Addr) string {
 }
 
 // portList is a label's value: the ports, or a hash of them where they are too many.
-func portList(set map[uint16]bool) string {
+func portList(set map[uint16]int) string {
 	var words []string
 	for _, p := range slices.Sorted(maps.Keys(set)) {
 		words = append(words, strconv.Itoa(int(p)))

@@ -12,19 +12,21 @@ func (s *Server) Asked() map[string]map[string][]string {
 	defer s.mu.Unlock()
 	type asker struct{ host, node string }
 	subsets := map[asker]map[string]bool{}
-	for p, streams := range s.subs {
-		n, ok := ParseClusterName(p.name)
-		if !ok {
-			continue
-		}
-		for st := range streams {
-			st.mu.Lock()
-			k := asker{n.Host, st.node}
-			st.mu.Unlock()
-			if subsets[k] == nil {
-				subsets[k] = map[string]bool{}
+	for host, places := range s.subs {
+		for p, streams := range places {
+			n, ok := ParseClusterName(p.name)
+			if !ok {
+				continue
 			}
-			subsets[k][n.Subset] = true
+			for st := range streams {
+				st.mu.Lock()
+				k := asker{host, st.node}
+				st.mu.Unlock()
+				if subsets[k] == nil {
+					subsets[k] = map[string]bool{}
+				}
+				subsets[k][n.Subset] = true
+			}
 		}
 	}
 	out := map[string]map[string][]string{}

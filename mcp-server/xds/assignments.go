@@ -81,8 +81,14 @@ type Subset struct {
 // set of endpoints. A subset that no DestinationRule here knows is taken for one of somebody's who wrote it into Kubernetes
 // by hand: it holds the endpoints whose label "version" is its name.
 type Assignments struct {
-	services map[string]*Service
-	subsets  map[string][]Subset
+	services map[string]*assigned // by host
+}
+
+// assigned is a service with its subsets, and what has been made of it. It is shared by the Assignments of successive moments for as long
+// as nothing about it changes: encoding is most of the work, and most services are the same from one moment to the next.
+type assigned struct {
+	Service
+	subsets []Subset
 
 	mu   sync.Mutex
 	made map[place]*Resource
@@ -97,10 +103,10 @@ type place struct {
 // NewAssignments makes Assignments of services, in any order, and of subsets by host. It takes over what it is given. Of two
 // services with one host the first holds.
 func NewAssignments(services []Service, subsets map[string][]Subset) *Assignments {
-	a := &Assignments{services: make(map[string]*Service, len(services)), subsets: subsets, made: map[place]*Resource{}}
-	for i := range services {
-		if _, ok := a.services[services[i].Host]; !ok {
-			a.services[services[i].Host] = &services[i]
+	a := &Assignments{services: make(map[string]*assigned, len(services))}
+	for _, s := range services {
+		if _, ok := a.services[s.Host]; !ok {
+			a.services[s.Host] = &assigned{Service: s, subsets: subsets[s.Host]}
 		}
 	}
 	return a
@@ -150,12 +156,6 @@ func ParseClusterName(s string) (n ClusterName, ok bool) {
 // Lookup returns the endpoints of the cluster of that name for sidecars at from, nil where no lifted service has one. A service that has
 // lost all of its endpoints still has a cluster, without any.
 func (a *Assignments) Lookup(name string, from model.Locality) *Resource {
-	a.mu.Lock()
-	made, ok := a.made[place{name, from}]
-	a.mu.Unlock()
-	if ok {
-		return made
-	}
 	n, ok := ParseClusterName(name)
 	if !ok {
 		return nil
@@ -164,42 +164,60 @@ func (a *Assignments) Lookup(name string, from model.Locality) *Resource {
 	if s == nil {
 		return nil
 	}
-	if !s.Failover && from != (model.Locality{}) {
-		return a.Lookup(name, model.Locality{})
+	if !s.Failover {
+		from = model.Locality{}
 	}
-	c := a.assignment(s, n, name)
-	if s.Failover {
-		prioritize(c, from)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.made[place{name, from}]
+	if r == nil {
+		if s.made == nil {
+			s.made = map[place]*Resource{}
+		}
+		c := s.assignment(n, name)
+		if s.Failover {
+			prioritize(c, from)
+		}
+		if r = encode(c); len(s.made) < maxMade {
+			s.made[place{name, from}] = r
+		}
 	}
-	r := encode(c)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.made[place{name, from}] = r
 	return r
 }
 
-// inherit takes over what before has made for services that are the same: encoding is most of the work, and most services are the same
-// from one moment to the next.
-func (a *Assignments) inherit(before *Assignments) {
-	same := map[string]bool{}
+// maxMade bounds the clusters of one service that are kept: its ports and subsets, and where sidecars are, but all of that they say themselves.
+const maxMade = 1000
+
+// inherit takes over from before the services that are the same, with all that was made of them, and returns the hosts of all others: those
+// that have changed, have come or are gone.
+func (a *Assignments) inherit(before *Assignments) (changed []string) {
 	for host, s := range a.services {
-		if b := before.services[host]; b != nil && s.equal(b) && slices.EqualFunc(a.subsets[host], before.subsets[host], Subset.equal) {
-			same[host] = true
+		if b := before.services[host]; b != nil && s.equal(b) {
+			a.services[host] = b
+		} else {
+			changed = append(changed, host)
 		}
 	}
-	before.mu.Lock()
-	defer before.mu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for p, r := range before.made {
-		if n, ok := ParseClusterName(p.name); ok && same[n.Host] {
-			a.made[p] = r
+	for host := range before.services {
+		if a.services[host] == nil {
+			changed = append(changed, host)
 		}
 	}
+	return changed
+}
+
+func (s *assigned) equal(o *assigned) bool {
+	return s == o || s.Service.equal(&o.Service) && slices.EqualFunc(s.subsets, o.subsets, Subset.equal)
 }
 
 func (s *Service) equal(o *Service) bool {
-	return s.Namespace == o.Namespace && s.Metrics == o.Metrics && s.Failover == o.Failover && slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+	if s.Namespace != o.Namespace || s.Metrics != o.Metrics || s.Failover != o.Failover || len(s.Endpoints) != len(o.Endpoints) {
+		return false
+	}
+	if len(s.Endpoints) == 0 || &s.Endpoints[0] == &o.Endpoints[0] {
+		return true // most of them are the very same
+	}
+	return slices.EqualFunc(s.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
 		return a.Address == b.Address && a.Weight == b.Weight && a.Locality == b.Locality && a.Lowers == b.Lowers && a.Identity == b.Identity && maps.Equal(a.Labels, b.Labels)
 	})
 }
@@ -209,20 +227,20 @@ func (s Subset) equal(o Subset) bool {
 }
 
 // assignment is the one of a cluster.
-func (a *Assignments) assignment(s *Service, n ClusterName, name string) *endpoint.ClusterLoadAssignment {
+func (s *assigned) assignment(n ClusterName, name string) *endpoint.ClusterLoadAssignment {
 	if n.Subset == "" {
-		return Assignment(s, name, nil)
+		return Assignment(&s.Service, name, nil)
 	}
 	labels, orAll := map[string]string{labelVersion: n.Subset}, false
-	for _, sub := range a.subsets[n.Host] {
+	for _, sub := range s.subsets {
 		if sub.Name == n.Subset {
 			labels, orAll = sub.Labels, sub.OrAll
 			break
 		}
 	}
-	out := Assignment(s, name, labels)
+	out := Assignment(&s.Service, name, labels)
 	if orAll && len(out.Endpoints) == 0 {
-		out = Assignment(s, name, nil)
+		out = Assignment(&s.Service, name, nil)
 	}
 	return out
 }

@@ -60,8 +60,8 @@ type Server struct {
 	mu      sync.Mutex
 	current *Assignments // nil before Apply
 	applied time.Time
-	pushed  *atomic.Bool                   // whether anybody has been sent what the latest Apply changed
-	subs    map[place]map[*stream]struct{} // who subscribes
+	pushed  *atomic.Bool                              // whether anybody has been sent what the latest Apply changed
+	subs    map[string]map[place]map[*stream]struct{} // by host: who subscribes
 	streams map[*stream]struct{}
 
 	endpointservice.UnimplementedEndpointDiscoveryServiceServer
@@ -72,7 +72,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[place]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
+	s := &Server{o: o, pushed: new(atomic.Bool), subs: map[string]map[place]map[*stream]struct{}{}, streams: map[*stream]struct{}{}}
 	s.metrics = newMetrics(o.Metrics, s)
 	return s
 }
@@ -97,20 +97,41 @@ func (s *Server) Apply(a *Assignments) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.current
-	if before != nil && before != a {
-		a.inherit(before)
+	if before == a {
+		return
+	}
+	var changed []string
+	if before != nil {
+		changed = a.inherit(before)
 	}
 	s.current = a
 	s.applied, s.pushed = time.Now(), new(atomic.Bool)
 	s.metrics.apply(a)
-	for p, streams := range s.subs {
-		if before != nil && same(before.Lookup(p.name, p.from), a.Lookup(p.name, p.from)) {
-			continue
-		}
-		for st := range streams {
-			st.owe(p.name)
+	owe := func(places map[place]map[*stream]struct{}) {
+		for p, streams := range places {
+			if before != nil && same(before.Lookup(p.name, p.from), a.Lookup(p.name, p.from)) {
+				continue
+			}
+			for st := range streams {
+				st.owe(p.name)
+			}
 		}
 	}
+	if before == nil {
+		for _, places := range s.subs {
+			owe(places)
+		}
+		return
+	}
+	for _, host := range changed {
+		owe(s.subs[host])
+	}
+}
+
+// host is what the subscriptions to a name are found by: the host of a cluster, or "" where the name is none, of which there is never anything.
+func host(name string) string {
+	n, _ := ParseClusterName(name)
+	return n.Host
 }
 
 func same(a, b *Resource) bool { return a == b || a != nil && b != nil && a.Version == b.Version }
@@ -175,10 +196,14 @@ func (s *Server) leave(st *stream) {
 
 // forget ends a subscription. The caller holds mu.
 func (s *Server) forget(st *stream, name string) {
-	p := place{name, st.from}
-	delete(s.subs[p], st)
-	if len(s.subs[p]) == 0 {
-		delete(s.subs, p)
+	host, p := host(name), place{name, st.from}
+	places := s.subs[host]
+	delete(places[p], st)
+	if len(places[p]) == 0 {
+		delete(places, p)
+	}
+	if len(places) == 0 {
+		delete(s.subs, host)
 	}
 }
 
@@ -215,11 +240,14 @@ func (s *Server) request(st *stream, r *discovery.DeltaDiscoveryRequest) error {
 		}
 		// Whoever asks again is answered again: it has dropped what it had. After a reconnection it says what it has.
 		st.names[name] = r.GetInitialResourceVersions()[name]
-		p := place{name, st.from}
-		if s.subs[p] == nil {
-			s.subs[p] = map[*stream]struct{}{}
+		host, p := host(name), place{name, st.from}
+		if s.subs[host] == nil {
+			s.subs[host] = map[place]map[*stream]struct{}{}
 		}
-		s.subs[p][st] = struct{}{}
+		if s.subs[host][p] == nil {
+			s.subs[host][p] = map[*stream]struct{}{}
+		}
+		s.subs[host][p][st] = struct{}{}
 		st.oweLocked(name)
 	}
 	return nil

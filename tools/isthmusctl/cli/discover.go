@@ -16,7 +16,7 @@ import (
 func discover(ctx context.Context, kinds adapters.Kinds, registries []adapters.Registry, stateDir string, saved map[string]bool, within time.Duration) (*model.Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	m := adapters.NewManager(adapters.ManagerOptions{Kinds: kinds, StateDir: stateDir, Quiet: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	m := adapters.NewManager(adapters.ManagerOptions{Kinds: kinds, StateDir: stateDir, Log: slog.New(slog.DiscardHandler)})
 	if err := m.Set(ctx, registries); err != nil {
 		return nil, err
 	}
