@@ -87,7 +87,7 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 		concerned := false
 		for _, r := range routes {
 			s := r.Spec.(*RouteSpec)
-			if !s.Service.names(svc) {
+			if !s.Service.Names(svc) {
 				continue
 			}
 			used[r] = true
@@ -141,8 +141,8 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 	return out
 }
 
-// names tells whether a service is meant.
-func (s *RouteService) names(svc *Routed) bool {
+// Names tells whether a service is meant.
+func (s *RouteService) Names(svc *Routed) bool {
 	k := svc.Key
 	if string(s.Interface) != k.Interface || s.Framework != "" && string(s.Framework) != k.Framework ||
 		s.Version != "" && string(s.Version) != k.Version || s.Group != "" && string(s.Group) != k.Group {
