@@ -35,11 +35,16 @@ func liftOptions(t *translate.Translation, spec *config.Spec, token string) gove
 	return o
 }
 
-// routed are the services that routes may be for, none where there are no routes.
-func routed(t *translate.Translation, rules []governance.Rule, o *translate.Options) []governance.Routed {
+// routedBy are the services that routes may be for, none where there are no routes.
+func routedBy(rules []governance.Rule, t *translate.Translation, o *translate.Options) []governance.Routed {
 	if !slices.ContainsFunc(rules, func(r governance.Rule) bool { _, ok := r.Spec.(*governance.RouteSpec); return ok }) {
 		return nil
 	}
+	return routed(t, o)
+}
+
+// routed are the services that routes may be for.
+func routed(t *translate.Translation, o *translate.Options) []governance.Routed {
 	set, lifted := t.Set(), map[string]*translate.Lifted{}
 	for i := range t.Lifted {
 		lifted[t.Lifted[i].Host] = &t.Lifted[i]

@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"slices"
+	"sync"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
@@ -21,6 +22,8 @@ type Rendered struct {
 	Problems   []store.Problem // of all stages but the configuration
 	// Endpoints are those of lifted services, which do not go through istiod.
 	Endpoints *xds.Assignments
+	// routed finds the services that routes may be for.
+	routed func() []governance.Routed
 }
 
 // Render is the whole of what mcp-server does to data: it is pure, and what runs in production and offline alike. spec must
@@ -37,7 +40,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	t := translate.Translate(s, options)
 	done()
 	done = measure("route")
-	routes := governance.CompileRoutes(rules.Items, routed(t, rules.Items, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
+	routes := governance.CompileRoutes(rules.Items, routedBy(rules.Items, t, &options), governance.RouteOptions{Namespace: spec.Mesh.Namespace, Attachments: spec.Mesh.Lift.Attachments})
 	lifted := assignments(t, routes.Subsets, spec.Mesh.Namespace)
 	endpoints(lifted)
 	done()
@@ -51,7 +54,7 @@ func render(s *model.Snapshot, rules governance.Rules, spec *config.Spec, token 
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted}
+	out := Rendered{Set: set, Hosts: map[model.Key][]store.Host{}, Endpoints: lifted, routed: sync.OnceValue(func() []governance.Routed { return routed(t, &options) })}
 	if g.Set.Len() > 0 {
 		out.Generation = g.Plugin.Generation
 	}

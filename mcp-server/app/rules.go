@@ -40,7 +40,31 @@ func explain(r *governance.Rule, all []governance.Rule) json.RawMessage {
 	return b
 }
 
-// WriteRule implements console.RuleWriter: it edits the file that holds the rule, or makes one.
+// RouteRules implements rollout.Rules.
+func (p *pipeline) RouteRules() []governance.Rule {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []governance.Rule
+	for _, r := range p.rules.Items {
+		if _, ok := r.Spec.(*governance.RouteSpec); ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// routable are the services that routes may be for, as they were rendered last.
+func (p *pipeline) routable() []governance.Routed {
+	p.mu.Lock()
+	routes := p.routes
+	p.mu.Unlock()
+	if routes == nil {
+		return nil
+	}
+	return routes()
+}
+
+// WriteRule implements console.RuleWriter and rollout.Rules: it edits the file that holds the rule, or makes one.
 func (p *pipeline) WriteRule(ctx context.Context, id governance.ID, text []byte, check func(revision string) error) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()

@@ -29,6 +29,12 @@ var (
 	ErrForeign  = errors.New("the rule is somebody's own") // and not a rollout's
 )
 
+// IsInvalid tells whether an error says what is wrong with a Spec.
+func IsInvalid(err error) bool {
+	_, ok := errors.AsType[adapters.Faults](err)
+	return ok
+}
+
 // Rules is where RouteRules are kept. Its methods may be called from any goroutine.
 type Rules interface {
 	// RouteRules returns those in force.
