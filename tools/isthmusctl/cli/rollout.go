@@ -238,7 +238,9 @@ released.`,
 			}
 			return s.print(*output, found, func() *table { return rolloutsTable(found) })
 		}
-		read := func(ctx context.Context, c *client.Client) (*api.Rollout, error) { return c.Rollout(ctx, rolloutID(args[0])) }
+		read := func(ctx context.Context, c *client.Client) (*api.Rollout, error) {
+			return c.Rollout(ctx, rolloutID(args[0]))
+		}
 		if !watch {
 			r, err := ask(cmd.Context(), server, read)
 			if err != nil {
