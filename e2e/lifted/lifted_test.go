@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3}, rig.FilterPeers...)...))
+	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3, peer.Isthmusctl}, rig.FilterPeers...)...))
 }
 
 const (
@@ -60,6 +60,7 @@ func newLifted(t *testing.T, lower string) *lifted {
 	ctx := t.Context()
 	l.must(m.StartZooKeeper(ctx))
 	l.must(m.ConfigureServer(mesh.ServerOptions{
+		Scrape: []string{consumer}, Token: apiToken,
 		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
 		Lift:       map[string]any{"services": []any{map[string]any{"framework": "dubbo", "lower": lower}}, "attachments": []string{"tenant"}},
 	}))
@@ -105,13 +106,16 @@ func newLifted(t *testing.T, lower string) *lifted {
 }
 
 // startProvider starts the provider v1 or v2, as anybody would start a Dubbo provider.
-func (l *lifted) startProvider(i int) error {
-	p, err := l.StartJava(fmt.Sprintf("provider-%d", i+1), mesh.JVM{Peer: peer.Dubbo3, Name: "greet-provider", Main: "demo.Provider", Options: []string{
+func (l *lifted) startProvider(i int) error { return l.startProviderWith(i) }
+
+// startProviderWith does so with further options of the JVM.
+func (l *lifted) startProviderWith(i int, options ...string) error {
+	p, err := l.StartJava(fmt.Sprintf("provider-%d", i+1), mesh.JVM{Peer: peer.Dubbo3, Name: "greet-provider", Main: "demo.Provider", Options: append([]string{
 		"-Ddubbo.application.name=greet-provider",
 		"-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 		fmt.Sprintf("-Ddubbo.protocol.port=%d", port),
 		fmt.Sprintf("-Ddubbo.provider.parameters.label.version=v%d", i+1),
-	}})
+	}, options...)})
 	if err != nil {
 		return err
 	}

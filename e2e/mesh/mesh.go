@@ -51,6 +51,7 @@ type Mesh struct {
 	folder string // on the outer file system
 
 	machines map[string]*machine.Machine
+	token    string // of mcp-server's API
 
 	ZooKeeper *machine.Process // nil before StartZooKeeper
 	Istiod    *machine.Process // nil before StartIstiod

@@ -97,7 +97,7 @@ func Run(ctx context.Context, o Options) error {
 		o: o, manager: manager, server: server, sinks: []Sink{server}, endpoints: endpoints, scraper: scraper, store: new(store.Store),
 		started: spec, spec: spec, text: text, metrics: newPipelineMetrics(registry, manager), wake: make(chan struct{}, 1), shown: make(chan struct{}),
 	}
-	releases := rollout.New(rollout.Options{Rules: p, Services: p.routable, Calls: scraper.Subsets, Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
+	releases := rollout.New(rollout.Options{Rules: p, Services: p.routable, Known: p.known, Calls: scraper.Subsets, Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
 	web := console.New(console.Options{
 		Store: p.store, Sources: manager.Sources, Istiods: func() []api.Istiod { return istiods(server) }, Traffic: scraper.Report,
 		Ready: p.ready, Filter: p.filter, Token: secret(spec.API.Token), Metrics: registry, Log: o.Log, Version: o.Version,

@@ -64,6 +64,16 @@ func (p *pipeline) routable() []governance.Routed {
 	return routes()
 }
 
+// known tells whether all sidecars that call a service know groups of its providers.
+func (p *pipeline) known(service *governance.RouteService, subsets []string) bool {
+	for _, svc := range p.routable() {
+		if svc.Lifted && service.Names(&svc) && p.endpoints != nil && !p.endpoints.Know(svc.Host, subsets) {
+			return false
+		}
+	}
+	return true
+}
+
 // WriteRule implements console.RuleWriter and rollout.Rules: it edits the file that holds the rule, or makes one.
 func (p *pipeline) WriteRule(ctx context.Context, id governance.ID, text []byte, check func(revision string) error) error {
 	p.writing.Lock()

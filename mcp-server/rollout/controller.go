@@ -49,10 +49,12 @@ type Options struct {
 	Rules    Rules
 	Services func() []governance.Routed                  // that routes may be for
 	Calls    func() map[telemetry.Subset]telemetry.Calls // that have ended, since the program began
-	Now      func() time.Time                            // default time.Now
-	Interval time.Duration                               // between two looks; default 1 s
-	Log      *slog.Logger                                // nil means nowhere
-	Metrics  prometheus.Registerer                       // nil means nowhere
+	// Known tells whether all sidecars that call a service know groups of its providers, by their names in Istio; default: they do.
+	Known    func(service *governance.RouteService, subsets []string) bool
+	Now      func() time.Time      // default time.Now
+	Interval time.Duration         // between two looks; default 1 s
+	Log      *slog.Logger          // nil means nowhere
+	Metrics  prometheus.Registerer // nil means nowhere
 }
 
 // Controller takes releases along. What it knows of them is kept with their rules; what it has seen of the step that is under way is not, so
@@ -78,6 +80,9 @@ type watch struct {
 func New(o Options) *Controller {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Known == nil {
+		o.Known = func(*governance.RouteService, []string) bool { return true }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -226,7 +231,15 @@ func (c *Controller) seen(e *entry, w *watch) seen {
 	out := seen{instances: c.instances(spec, spec.Canary)}
 	out.stable = figures(c.calls(spec, spec.Stable).Since(w.stable), &spec.Analysis)
 	out.canary = figures(c.calls(spec, spec.Canary).Since(w.canary), &spec.Analysis)
-	if s.Step < 0 {
+	switch {
+	case s.Step == stepAnnounced:
+		if !c.o.Known(&spec.Service, []string{governance.SubsetName(spec.Stable, true), governance.SubsetName(spec.Canary, true)}) {
+			out.why = "waits for the callers' sidecars to know both versions"
+		} else {
+			out.verdict, out.why = verdictGood, "the callers' sidecars know both versions"
+		}
+		return out
+	case s.Step == stepWaiting:
 		if out.instances == 0 {
 			out.why = "waits for an instance of the new version"
 		} else {
@@ -250,7 +263,7 @@ func (c *Controller) look(ctx context.Context, e entry) {
 	s := &e.rec.Status
 	switch {
 	case x.verdict == verdictBad:
-		c.end(ctx, &e, w, PhaseFailed, ResultFailed, x, x.why)
+		c.end(ctx, &e, w, PhaseFailed, ResultFailed, x, x.why) // or at the next look
 	case s.Phase == PhasePaused || x.verdict != verdictGood || c.o.Now().Before(x.next):
 	default:
 		c.advance(ctx, &e, w, ResultPassed, x)
@@ -262,7 +275,7 @@ func (c *Controller) advance(ctx context.Context, e *entry, w *watch, result Res
 	if e.rec.Status.Step == len(e.rec.Spec.Steps)-1 {
 		return c.end(ctx, e, w, PhaseCompleted, result, x, "")
 	}
-	c.passed(e, w, result, x, "")
+	c.passed(e, w, result, x, x.why)
 	s := &e.rec.Status
 	s.Phase, s.Step, s.Message, s.Since = PhaseProgressing, s.Step+1, "", c.o.Now()
 	err := c.write(ctx, e)
@@ -275,7 +288,7 @@ func (c *Controller) advance(ctx context.Context, e *entry, w *watch, result Res
 
 // end ends a release.
 func (c *Controller) end(ctx context.Context, e *entry, w *watch, phase Phase, result Result, x seen, why string) error {
-	c.passed(e, w, result, x, why)
+	c.passed(e, w, result, x, x.why)
 	s := &e.rec.Status
 	s.Phase, s.Message, s.Ended = phase, why, c.o.Now()
 	err := c.write(ctx, e)
@@ -350,7 +363,7 @@ func (c *Controller) Start(ctx context.Context, id ID, spec Spec) error {
 		}
 	}
 	now := c.o.Now()
-	e.rec = &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: -1, Since: now, Started: now}}
+	e.rec = &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: stepAnnounced, Since: now, Started: now}}
 	delete(c.watches, id)
 	return c.write(ctx, &e)
 }
@@ -490,7 +503,7 @@ func (c *Controller) view(e *entry) View {
 		return v
 	}
 	spec, s := &e.rec.Spec, &e.rec.Status
-	v.Phase, v.Message, v.Step, v.Percent, v.Started, v.Ended, v.Passed = s.Phase, s.Message, s.Step+1, e.rec.percent(), s.Started, s.Ended, s.Passed
+	v.Phase, v.Message, v.Step, v.Percent, v.Started, v.Ended, v.Passed = s.Phase, s.Message, max(s.Step+1, 0), e.rec.percent(), s.Started, s.Ended, s.Passed
 	v.Service = strings.TrimRight(strings.Join([]string{string(spec.Service.Interface), string(spec.Service.Version), string(spec.Service.Group)}, ":"), ":")
 	for _, step := range spec.Steps {
 		v.Plan = append(v.Plan, PlannedStep{step.Percent, time.Duration(step.Interval).Seconds()})

@@ -51,7 +51,7 @@ const (
 // Status is how far a release is: what is kept beside its rule, and so outlives mcp-server.
 type Status struct {
 	Phase Phase `json:"phase"`
-	// Step is the one that is under way, from 0; -1 before the first one, while the new version has no instances.
+	// Step is the one that is under way, from 0; before the first one stepAnnounced, and then stepWaiting.
 	Step    int       `json:"step"`
 	Since   time.Time `json:"since"` // when the step began
 	Started time.Time `json:"started"`
@@ -59,6 +59,14 @@ type Status struct {
 	Message string    `json:"message,omitempty"` // why it is not under way any more, or is paused
 	Passed  []Passed  `json:"passed,omitempty"`
 }
+
+// The steps before the first one.
+const (
+	// stepAnnounced is until all sidecars know both versions: a route to one that a sidecar has yet to hear of would fail.
+	stepAnnounced = -2
+	// stepWaiting is until the new version has an instance.
+	stepWaiting = -1
+)
 
 // annotation is where a release is kept: at its RouteRule, so that what it is and what it does are written at once.
 const annotation = "isthmus.io/rollout"
@@ -83,6 +91,11 @@ func (r *record) percent() governance.Count {
 	return r.Spec.Steps[r.Status.Step].Percent
 }
 
+// rule is what its RouteRule has to say.
+func (r *record) rule() governance.RouteSpec {
+	return r.Spec.rule(r.percent(), r.Status.Phase.Active() && r.Status.Step == stepAnnounced)
+}
+
 // reference is what the old version did in the last step that had enough of its calls, nil where there was none.
 func (r *record) reference() *Figures {
 	for i := len(r.Status.Passed) - 1; i >= 0; i-- {
@@ -105,7 +118,7 @@ func (r *record) text(id ID) ([]byte, error) {
 		Kind       string               `json:"kind"`
 		Metadata   metadata             `json:"metadata"`
 		Spec       governance.RouteSpec `json:"spec"`
-	}{governance.APIVersion, rule.Kind, metadata{Name: rule.Name, Namespace: rule.Namespace, Annotations: map[string]string{annotation: string(note)}}, r.Spec.rule(r.percent())})
+	}{governance.APIVersion, rule.Kind, metadata{Name: rule.Name, Namespace: rule.Namespace, Annotations: map[string]string{annotation: string(note)}}, r.rule()})
 	if err == nil {
 		b, err = yaml.JSONToYAML(b)
 	}
@@ -142,7 +155,7 @@ func parseRecord(rule *governance.Rule) (_ *record, ok bool, _ error) {
 	default:
 		return nil, true, fmt.Errorf("rollout: %s: its annotation: unknown phase %q", rule.ID, clip(string(s.Phase)))
 	}
-	if s.Step < -1 || s.Step >= len(r.Spec.Steps) || len(s.Passed) > maxSteps+1 {
+	if s.Step < stepAnnounced || s.Step >= len(r.Spec.Steps) || len(s.Passed) > maxSteps+1 {
 		return nil, true, fmt.Errorf("rollout: %s: its annotation: there is no step %d", rule.ID, s.Step)
 	}
 	return r, true, nil
@@ -150,7 +163,7 @@ func parseRecord(rule *governance.Rule) (_ *record, ok bool, _ error) {
 
 // ours tells whether a rule says what its release has made it say, and nobody else.
 func (r *record) ours(rule *governance.Rule) bool {
-	want := r.Spec.rule(r.percent())
+	want := r.rule()
 	a, errA := json.Marshal(&want)
 	b, errB := rule.JSON()
 	return errA == nil && errB == nil && string(a) == string(b)

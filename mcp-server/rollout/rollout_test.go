@@ -27,7 +27,8 @@ type world struct {
 	services []governance.Routed
 	calls    map[telemetry.Subset]telemetry.Calls
 	now      time.Time
-	refuse   error // what WriteRule answers
+	unknown  string // a group that sidecars do not know
+	refuse   error  // what WriteRule answers
 	writes   int
 	c        *Controller
 }
@@ -57,7 +58,8 @@ func newWorld(t *testing.T) *world {
 // restart is what a new process has.
 func (w *world) restart() {
 	w.c = New(Options{Rules: w, Services: func() []governance.Routed { return w.services }, Calls: func() map[telemetry.Subset]telemetry.Calls { return w.calls },
-		Now: func() time.Time { return w.now }, Metrics: prometheus.NewRegistry()})
+		Known: func(_ *governance.RouteService, subsets []string) bool { return !slices.Contains(subsets, w.unknown) },
+		Now:   func() time.Time { return w.now }, Metrics: prometheus.NewRegistry()})
 }
 
 // RouteRules implements Rules: what it returns has been through a file.
@@ -136,6 +138,10 @@ func (w *world) is(phase Phase, percent int, message string) {
 		w.t.Errorf("it is %s at %d %%: %q; want %s at %d %%: %q", v.Phase, v.Percent, v.Message, phase, percent, message)
 	}
 	for _, r := range w.RouteRules() {
+		route := r.Spec.(*governance.RouteSpec).Routes[0]
+		if announced := len(route.Match) > 0; announced != strings.Contains(v.Message, "sidecars") {
+			w.t.Errorf("%q, and its rule says %+v", v.Message, route)
+		}
 		to := r.Spec.(*governance.RouteSpec).Routes[0].To
 		if len(to) != 2 || int(*to[0].Percent) != 100-percent || int(*to[1].Percent) != percent || to[0].Labels["version"] != "v1" || to[1].Labels["version"] != "v2" {
 			w.t.Errorf("its rule says %+v, want %d %%", to, percent)
@@ -145,7 +151,13 @@ func (w *world) is(phase Phase, percent int, message string) {
 
 func TestGood(t *testing.T) {
 	w := newWorld(t)
+	w.unknown = "v2-or-all"
 	w.start(document1)
+	w.is(PhaseProgressing, 0, "waits for the callers' sidecars to know both versions")
+	w.pass(time.Minute)
+	w.is(PhaseProgressing, 0, "waits for the callers' sidecars to know both versions")
+	w.unknown = ""
+	w.pass(time.Second)
 	w.is(PhaseProgressing, 0, "the new version is there")
 	w.pass(time.Second)
 	w.is(PhaseProgressing, 1, "none of 20 has been seen")
@@ -186,11 +198,11 @@ func TestGood(t *testing.T) {
 	if want := "1 passed 20/20 2m3s; 10 passed 38/1900 20s; 50 passed 50/50 10s; 100 passed 50/0 11s; "; got != want {
 		t.Errorf("the steps were\n%s, not\n%s", got, want)
 	}
-	if w.writes != 6 {
+	if w.writes != 7 {
 		t.Errorf("%d writes: it writes what has not changed", w.writes)
 	}
 	w.pass(2 * time.Minute)
-	if w.writes != 6 {
+	if w.writes != 7 {
 		t.Error("a release that is over goes on")
 	}
 }
@@ -199,7 +211,7 @@ func TestGood(t *testing.T) {
 func begun(t *testing.T, text string) *world {
 	w := newWorld(t)
 	w.start(text)
-	w.pass(time.Second)
+	w.pass(2 * time.Second)
 	w.call("v2", 20, 0, 0, 5)
 	w.call("v1", 1980, 0, 0, 5)
 	w.pass(10 * time.Second)
@@ -341,7 +353,7 @@ func TestNothingToCompareWith(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.start(strings.Replace(document1, "{percent: 1}, {percent: 10, interval: 20s}, {percent: 50}, ", "", 1))
-			w.pass(time.Second)
+			w.pass(2 * time.Second)
 			w.call("v2", 30, c.failed, 0, 5)
 			w.pass(10 * time.Second)
 			if v, err := w.c.View(greet); err != nil || v.Phase != c.want {
@@ -491,7 +503,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r := &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: -1}}
+		r := &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: stepAnnounced}}
 		rule, err := r.text(id)
 		if err != nil {
 			t.Fatal(err)

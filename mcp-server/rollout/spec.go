@@ -161,7 +161,7 @@ func (s *Spec) Validate() adapters.Faults {
 	interval("analysis.p99.max", a.P99.Max, time.Millisecond, maxLatency)
 	interval("analysis.average.max", a.Average.Max, time.Millisecond, maxLatency)
 	// What else there is goes into a RouteRule, which has its own idea of what is right.
-	rule := s.rule(0)
+	rule := s.rule(0, false)
 	for _, fault := range rule.Validate() {
 		switch {
 		case strings.HasPrefix(fault.Path, "service"):
@@ -199,11 +199,18 @@ func (s *Spec) withDefaults() Spec {
 	return d
 }
 
-// rule is the RouteRule by which the new version gets so many of a hundred calls.
-func (s *Spec) rule(percent governance.Count) governance.RouteSpec {
+// noMethod is the name of no method.
+const noMethod = " "
+
+// rule is the RouteRule by which the new version gets so many of a hundred calls. announce is for one that only makes both versions known:
+// then the service's calls go where they would go without it.
+func (s *Spec) rule(percent governance.Count, announce bool) governance.RouteSpec {
 	old := whole - min(percent, whole)
 	out := governance.RouteSpec{Service: s.Service, Routes: []governance.Route{{To: []governance.RouteTarget{
 		{Labels: s.Stable, Percent: &old}, {Labels: s.Canary, Percent: &percent}}}}}
+	if announce {
+		out.Routes[0].Match = []governance.RouteMatch{{Method: governance.Match{Exact: noMethod}}}
+	}
 	if s.Priority != nil {
 		out.Priority = *s.Priority
 	}

@@ -373,7 +373,7 @@ func (s *Streams) rollout(f format, r *api.Rollout) error {
 	}
 	line("rollout", r.Namespace+"/"+r.Name+" of "+r.Service, colourBold)
 	phase := string(r.Phase)
-	if r.Message != "" {
+	if r.Message != "" && !(r.Phase == rollout.PhaseProgressing && r.Step > 0) { // which stands beside the step
 		phase += ": " + r.Message
 	}
 	line("phase", phase, phaseColour(r.Phase))
@@ -418,8 +418,8 @@ func brief(d time.Duration) string {
 
 // stepTable shows the steps: those that are over, the one under way, and those to come.
 func stepTable(r *api.Rollout) *table {
-	t := &table{head: []string{"STEP", "WEIGHT", "STATE", "TIME", "OLD CALLS", "ERRORS", "P99 MS", "NEW CALLS", "ERRORS", "P99 MS"}, spare: []int{3, 6, 9}}
-	row := func(i int, percent governance.Count, state, colour, time string, stable, canary *rollout.Figures) {
+	t := &table{head: []string{"STEP", "WEIGHT", "STATE", "TIME", "OLD CALLS", "ERRORS", "P99 MS", "NEW CALLS", "ERRORS", "P99 MS", "VERDICT"}, spare: []int{3, 6}, wrap: true}
+	row := func(i int, percent governance.Count, state, colour, time string, stable, canary *rollout.Figures, why string) {
 		cells := []cell{{text: strconv.Itoa(i + 1), right: true}, {text: fmt.Sprintf("%d%%", percent), right: true}, coloured(state, colour), {text: time, right: true}}
 		for k, f := range []*rollout.Figures{stable, canary} {
 			errors := colourYellow
@@ -432,7 +432,7 @@ func stepTable(r *api.Rollout) *table {
 			}
 			cells = append(cells, cell{text: fmt.Sprintf("%.0f", f.Calls), right: true}, ratioCell(f.ErrorRatio(), f.Calls, errors), cell{text: millis(f.P99Millis), right: true})
 		}
-		t.add(cells...)
+		t.add(append(cells, text(why))...)
 	}
 	for i, p := range r.Passed {
 		colour := colourGreen
@@ -442,25 +442,24 @@ func stepTable(r *api.Rollout) *table {
 		case rollout.ResultFailed, rollout.ResultAborted:
 			colour = colourRed
 		}
-		row(i, p.Percent, string(p.Result), colour, brief(p.Ended.Sub(p.Began)), &p.Stable, &p.Canary)
+		row(i, p.Percent, string(p.Result), colour, brief(p.Ended.Sub(p.Began)), &p.Stable, &p.Canary, p.Why)
 	}
 	for i := len(r.Passed); i < len(r.Plan); i++ {
 		step := r.Plan[i]
 		state, elapsed := "to come", brief(time.Duration(step.Seconds*float64(time.Second)))
-		var stable, canary *rollout.Figures
 		switch {
 		case i == r.Step-1 && r.Phase.Active():
-			state, stable, canary = "under way", &r.Stable.Figures, &r.Canary.Figures
+			state = "under way"
 			elapsed = brief(r.Time.Sub(r.Since)) + " of " + elapsed
 			if r.Phase == rollout.PhasePaused {
 				state = "paused"
 			}
-			row(i, step.Percent, state, colourBold, elapsed, stable, canary)
+			row(i, step.Percent, state, colourBold, elapsed, &r.Stable.Figures, &r.Canary.Figures, r.Message)
 			continue
 		case !r.Phase.Active():
 			state, elapsed = "left out", ""
 		}
-		row(i, step.Percent, state, colourDim, elapsed, stable, canary)
+		row(i, step.Percent, state, colourDim, elapsed, nil, nil, "")
 	}
 	return t
 }

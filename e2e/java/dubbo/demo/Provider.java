@@ -7,7 +7,8 @@ import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 
 /**
  * An ordinary Dubbo provider. It is configured by Dubbo's own properties: dubbo.application.name,
- * dubbo.registry.address, dubbo.protocol.port. It prints READY when its services are registered, and ends on SIGTERM.
+ * dubbo.registry.address, dubbo.protocol.port. It prints READY when its services are registered, and ends on SIGTERM. With -Dbug=true
+ * it is a version that should not have been released.
  */
 public final class Provider {
     private Provider() {
@@ -16,6 +17,9 @@ public final class Provider {
     static final class Greet implements GreetService {
         @Override
         public String sayHello(String name) {
+            if (Boolean.getBoolean("bug")) {
+                throw new IllegalStateException("a bug of this version");
+            }
             return "Hello " + name;
         }
 
