@@ -4,7 +4,6 @@ package lifted_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -149,60 +148,6 @@ func (l *lifted) has(ctx context.Context, want ...string) error {
 	return err
 }
 
-// served returns how many calls of the greeting service the consumer's sidecar has sent to each provider, through all clusters of
-// the service or through one subset's only.
-func (l *lifted) served(ctx context.Context, subset string) (map[string]int, error) {
-	body, err := l.sidecar.Admin(ctx, "/clusters?format=json")
-	if err != nil {
-		return nil, err
-	}
-	var page struct {
-		ClusterStatuses []struct {
-			Name         string `json:"name"`
-			HostStatuses []struct {
-				Address struct {
-					Internal struct {
-						ID string `json:"endpoint_id"`
-					} `json:"envoy_internal_address"`
-					Socket struct {
-						Address string `json:"address"`
-						Port    int    `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"address"`
-				Stats []struct {
-					Name  string `json:"name"`
-					Value string `json:"value"`
-				} `json:"stats"`
-			} `json:"host_statuses"`
-		} `json:"cluster_statuses"`
-	}
-	if err := json.Unmarshal(body, &page); err != nil {
-		return nil, err
-	}
-	out := map[string]int{}
-	for _, c := range page.ClusterStatuses {
-		if !strings.HasPrefix(c.Name, "outbound|") || !strings.HasSuffix(c.Name, "|"+greetHost) || subset != "" && !strings.Contains(c.Name, "|"+subset+"|") {
-			continue
-		}
-		for _, h := range c.HostStatuses {
-			for _, s := range h.Stats {
-				if s.Name == "rq_total" && s.Value != "" { // 0 goes without saying
-					var n int
-					if _, err := fmt.Sscan(s.Value, &n); err != nil {
-						return nil, fmt.Errorf("rq_total %q: %w", s.Value, err)
-					}
-					to := h.Address.Internal.ID
-					if to == "" {
-						to = fmt.Sprintf("%s:%d", h.Address.Socket.Address, h.Address.Socket.Port)
-					}
-					out[to] += n
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
 // dialled returns how many calls the consumer's sidecar has sent to whom they were addressed to.
 func (l *lifted) dialled(ctx context.Context) (n int, err error) {
 	body, err := l.sidecar.Admin(ctx, "/stats?filter=cluster.isthmus-as-dialled.upstream_rq_completed")
@@ -228,7 +173,7 @@ func (l *lifted) routed(method string, subsets ...string) {
 	before := map[string]int{}
 	l.until("calls through the subsets", func(ctx context.Context) error {
 		for _, s := range subsets {
-			got, err := l.served(ctx, s)
+			got, err := l.sidecar.Sent(ctx, greetHost, s)
 			if err != nil {
 				return err
 			}
@@ -251,7 +196,7 @@ func (l *lifted) split(method string, rate float64, calls int) map[string]int {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), within+time.Duration(float64(calls)/rate*float64(time.Second)))
 	defer cancel()
-	before, err := l.served(ctx, "")
+	before, err := l.sidecar.Sent(ctx, greetHost, "")
 	l.must(err)
 	mark := l.caller.Mark()
 	l.must(l.caller.Rates(map[string]float64{method: rate}))
@@ -261,7 +206,7 @@ func (l *lifted) split(method string, rate float64, calls int) map[string]int {
 	}))
 	_, err = l.caller.Quiet(ctx)
 	l.must(err)
-	after, err := l.served(ctx, "")
+	after, err := l.sidecar.Sent(ctx, greetHost, "")
 	l.must(err)
 	seconds, faults := l.caller.Since(mark)
 	said, got := caller.Sum(seconds).Total(), 0

@@ -38,6 +38,18 @@ func (m *Mesh) StartSidecar(ctx context.Context, name, app string) (*Sidecar, er
 
 // StartSidecarWorkers does so with a number of workers.
 func (m *Mesh) StartSidecarWorkers(ctx context.Context, name, app string, workers int) (*Sidecar, error) {
+	return m.StartSidecarWith(ctx, name, SidecarOptions{App: app, Workers: workers})
+}
+
+// SidecarOptions say what a sidecar is like.
+type SidecarOptions struct {
+	App          string // the application beside it
+	Workers      int    // default 1
+	Region, Zone string // where it says that it is; nowhere by default
+}
+
+// StartSidecarWith does so with options.
+func (m *Mesh) StartSidecarWith(ctx context.Context, name string, o SidecarOptions) (*Sidecar, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	a, err := m.artifact(peer.Envoy)
@@ -48,7 +60,7 @@ func (m *Mesh) StartSidecarWorkers(ctx context.Context, name, app string, worker
 	if err != nil {
 		return nil, err
 	}
-	bootstrap, err := m.bootstrap(x, app)
+	bootstrap, err := m.bootstrap(x, o)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +74,7 @@ func (m *Mesh) StartSidecarWorkers(ctx context.Context, name, app string, worker
 		return nil, err
 	}
 	p, err := m.start(name, machine.Command{Name: "envoy", Path: m.host.Exposed(a.Path), User: machine.UserProxy, Grace: 2 * time.Second,
-		Args: []string{"-c", conf, "--concurrency", strconv.Itoa(workers), "--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"}})
+		Args: []string{"-c", conf, "--concurrency", strconv.Itoa(max(o.Workers, 1)), "--disable-hot-restart", "-l", "warning", "--component-log-level", "wasm:info"}})
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +95,7 @@ type fields = map[string]any
 
 // bootstrap is the one that we ship for a plain Envoy, with what it says to replace replaced and Istio's Prometheus page
 // added.
-func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
+func (m *Mesh) bootstrap(x *machine.Machine, o SidecarOptions) (string, error) {
 	root, err := peer.Root()
 	if err != nil {
 		return "", err
@@ -101,14 +113,18 @@ func (m *Mesh) bootstrap(x *machine.Machine, app string) (string, error) {
 		return "", fmt.Errorf("mesh: manifests/bootstrap/envoy.yaml: %w", err)
 	}
 	address := x.Address().String()
-	b["node"] = fields{
+	node := fields{
 		"id":      fmt.Sprintf("sidecar~%s~%s.%s~%s.svc.cluster.local", address, x.Name(), Namespace, Namespace),
-		"cluster": app + "." + Namespace,
+		"cluster": o.App + "." + Namespace,
 		"metadata": fields{
 			"ISTIO_VERSION": istioVersion, "NAMESPACE": Namespace, "CLUSTER_ID": ClusterID, "INTERCEPTION_MODE": "REDIRECT",
-			"INSTANCE_IPS": address, "NAME": x.Name(), "LABELS": fields{"app": app},
+			"INSTANCE_IPS": address, "NAME": x.Name(), "LABELS": fields{"app": o.App},
 		},
 	}
+	if o.Region != "" {
+		node["locality"] = fields{"region": o.Region, "zone": o.Zone}
+	}
+	b["node"] = node
 	b["admin"] = fields{"address": socket("127.0.0.1", adminPort)}
 	static, ok := b["static_resources"].(fields)
 	if !ok {
@@ -167,48 +183,88 @@ func metricsListener() fields {
 	}
 }
 
-// Endpoints returns the endpoints, ip:port, that the sidecar would balance over for a host: those of its outbound clusters.
-// They are sorted and each there once.
-func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) {
+// clusterHosts is what of Envoy's clusters is looked at.
+type clusterHosts struct {
+	Name         string `json:"name"`
+	HostStatuses []struct {
+		Address struct {
+			SocketAddress struct {
+				Address string `json:"address"`
+				Port    int    `json:"port_value"`
+			} `json:"socket_address"`
+			Internal struct {
+				ID string `json:"endpoint_id"` // ip:port of a lifted service's provider
+			} `json:"envoy_internal_address"`
+		} `json:"address"`
+		Stats []struct {
+			Name  string `json:"name"`
+			Value string `json:"value"`
+		} `json:"stats"`
+	} `json:"host_statuses"`
+}
+
+// hosts calls fn for each endpoint, ip:port, of each outbound cluster of a host.
+func (s *Sidecar) hosts(ctx context.Context, host string, fn func(c *clusterHosts, i int, endpoint string) error) error {
 	body, err := s.Admin(ctx, "/clusters?format=json")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var page struct {
-		ClusterStatuses []struct {
-			Name         string `json:"name"`
-			HostStatuses []struct {
-				Address struct {
-					SocketAddress struct {
-						Address string `json:"address"`
-						Port    int    `json:"port_value"`
-					} `json:"socket_address"`
-					Internal struct {
-						ID string `json:"endpoint_id"` // ip:port of a lifted service's provider
-					} `json:"envoy_internal_address"`
-				} `json:"address"`
-			} `json:"host_statuses"`
-		} `json:"cluster_statuses"`
+		ClusterStatuses []clusterHosts `json:"cluster_statuses"`
 	}
 	if err := json.Unmarshal(body, &page); err != nil {
-		return nil, fmt.Errorf("mesh: clusters of %s: %w", s.machine.Name(), err)
+		return fmt.Errorf("mesh: clusters of %s: %w", s.machine.Name(), err)
 	}
-	var out []string
-	for _, c := range page.ClusterStatuses {
+	for i := range page.ClusterStatuses {
+		c := &page.ClusterStatuses[i]
 		if !strings.HasPrefix(c.Name, "outbound|") || !strings.HasSuffix(c.Name, "|"+host) {
 			continue
 		}
-		for _, h := range c.HostStatuses {
-			a := h.Address.SocketAddress
-			if id := h.Address.Internal.ID; id != "" {
-				out = append(out, id)
-				continue
+		for j, h := range c.HostStatuses {
+			endpoint := h.Address.Internal.ID
+			if endpoint == "" {
+				endpoint = fmt.Sprintf("%s:%d", h.Address.SocketAddress.Address, h.Address.SocketAddress.Port)
 			}
-			out = append(out, fmt.Sprintf("%s:%d", a.Address, a.Port))
+			if err := fn(c, j, endpoint); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// Endpoints returns the endpoints, ip:port, that the sidecar would balance over for a host: those of its outbound clusters.
+// They are sorted and each there once.
+func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) {
+	var out []string
+	err := s.hosts(ctx, host, func(_ *clusterHosts, _ int, endpoint string) error {
+		out = append(out, endpoint)
+		return nil
+	})
 	slices.Sort(out)
-	return slices.Compact(out), nil
+	return slices.Compact(out), err
+}
+
+// Sent returns how many requests the sidecar has sent to each endpoint of a host, through all of the host's clusters, or with a subset
+// through that one's only. A cluster whose configuration changes is made anew, and counts from nothing.
+func (s *Sidecar) Sent(ctx context.Context, host, subset string) (map[string]int, error) {
+	out := map[string]int{}
+	err := s.hosts(ctx, host, func(c *clusterHosts, i int, endpoint string) error {
+		if subset != "" && !strings.Contains(c.Name, "|"+subset+"|") {
+			return nil
+		}
+		for _, stat := range c.HostStatuses[i].Stats {
+			if stat.Name == "rq_total" && stat.Value != "" { // 0 goes without saying
+				n, err := strconv.Atoi(stat.Value)
+				if err != nil {
+					return fmt.Errorf("mesh: rq_total of %s: %w", endpoint, err)
+				}
+				out[endpoint] += n
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // Sample is one number of a page of metrics.
