@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -17,9 +18,9 @@ type Figures struct {
 	AverageMillis *float64 `json:"averageMillis,omitempty"` // absent where no call has returned
 }
 
-// ErrorRatio is the part of the calls that failed; 0 where there were none.
+// ErrorRatio is the part of the calls that failed; 0 where there were none, or where f is nil.
 func (f *Figures) ErrorRatio() float64 {
-	if f.Calls <= 0 {
+	if f == nil || f.Calls <= 0 {
 		return 0
 	}
 	return f.Failed / f.Calls
@@ -48,7 +49,8 @@ const (
 // judge compares the calls of the new version with the bounds. stable are those of the old version in the same step, and earlier, if not nil, those
 // of the last step in which it had enough of them. percent is the new version's share. why says in words what the verdict rests on.
 //
-// A failure is told as soon as no further calls could make up for it; that a step is good only once there are enough of them.
+// Calls that fail are a failure of the version as soon as so many of them are no accident, however few calls there are; where they may be one,
+// more calls have to tell. That a step is good is told only once there are enough calls.
 func judge(a *Analysis, percent governance.Count, canary, stable Figures, earlier *Figures) (_ verdict, why string) {
 	enough := float64(a.MinCalls)
 	reference := earlier
@@ -60,16 +62,27 @@ func judge(a *Analysis, percent governance.Count, canary, stable Figures, earlie
 	}
 	relative := a.ErrorRate.MaxIncrease > 0 || a.P99.MaxFactor > 0 || a.Average.MaxFactor > 0
 
-	// fails tells whether more calls have failed than may.
-	fails := func(allowed float64) bool { return canary.Failed > allowed*max(canary.Calls, enough)+1e-9 }
 	rate := func() string {
 		return fmt.Sprintf("%s of the new version's calls fail (%s of %s)", percentage(canary.ErrorRatio()), whole64(canary.Failed), whole64(canary.Calls))
 	}
-	if most := ratio(a.ErrorRate.Max); most > 0 && fails(most) {
-		return verdictBad, fmt.Sprintf("%s, more than %s", rate(), percentage(most))
-	}
-	if more := ratio(a.ErrorRate.MaxIncrease); more > 0 && reference != nil && fails(reference.ErrorRatio()+more) {
-		return verdictBad, fmt.Sprintf("%s, of the old one's %s: an increase of more than %s", rate(), percentage(reference.ErrorRatio()), percentage(more))
+	unsure := ""
+	for _, b := range []struct {
+		allowed float64
+		bounds  bool
+		why     func() string
+	}{
+		{ratio(a.ErrorRate.Max), a.ErrorRate.Max > 0, func() string { return fmt.Sprintf("%s, more than %s", rate(), percentage(ratio(a.ErrorRate.Max))) }},
+		{ratio(a.ErrorRate.MaxIncrease) + reference.ErrorRatio(), a.ErrorRate.MaxIncrease > 0 && reference != nil, func() string {
+			return fmt.Sprintf("%s, of the old one's %s: an increase of more than %s", rate(), percentage(reference.ErrorRatio()), percentage(ratio(a.ErrorRate.MaxIncrease)))
+		}},
+	} {
+		if !b.bounds || canary.Failed <= b.allowed*canary.Calls {
+			continue
+		}
+		if atLeast(canary.Calls, canary.Failed, b.allowed) < accident {
+			return verdictBad, b.why()
+		}
+		unsure = b.why()
 	}
 	if canary.Calls < enough {
 		if canary.Calls == 0 {
@@ -95,10 +108,36 @@ func judge(a *Analysis, percent governance.Count, canary, stable Figures, earlie
 			return verdictBad, fmt.Sprintf("the new version's calls take %s (%s), more than %g times the old one's %s", millis(*l.new), l.name, float64(l.MaxFactor), millis(*l.reference))
 		}
 	}
+	if unsure != "" {
+		return verdictWait, unsure + "; that may be an accident, so it waits for more calls"
+	}
 	if relative && reference == nil {
 		return verdictWait, fmt.Sprintf("waits for calls of the old version to compare with: %s of %s", whole64(stable.Calls), whole64(enough))
 	}
 	return verdictGood, "does well"
+}
+
+// accident is the probability below which failures are none: one version in a hundred that just keeps to its bound would be taken back
+// by mistake.
+const accident = 0.01
+
+// atLeast is the probability that at least k of n calls fail where each fails with the probability p: the binomial distribution's tail, for k
+// above its mean.
+func atLeast(n, k, p float64) float64 {
+	switch {
+	case k <= 0 || p >= 1:
+		return 1
+	case p <= 0 || k > n:
+		return 0
+	}
+	logGamma := func(x float64) float64 { v, _ := math.Lgamma(x); return v }
+	term := math.Exp(logGamma(n+1) - logGamma(k+1) - logGamma(n-k+1) + k*math.Log(p) + (n-k)*math.Log1p(-p))
+	sum := 0.0
+	for ; k <= n && term > sum*1e-9; k++ { // above the mean each term is less than the one before
+		sum += term
+		term *= (n - k) / (k + 1) * p / (1 - p)
+	}
+	return min(sum, 1)
 }
 
 func of(f *Figures, field func(*Figures) *float64) *float64 {
