@@ -197,6 +197,11 @@ func (c *Controller) instances(s *Spec, labels map[string]string) (n int) {
 	return n
 }
 
+// known tells whether all sidecars that call the service know both versions.
+func (c *Controller) known(s *Spec) bool {
+	return c.o.Known(&s.Service, []string{governance.SubsetName(s.Stable, true), governance.SubsetName(s.Canary, true)})
+}
+
 func carries(have, labels map[string]string) bool {
 	for k, v := range labels {
 		if got, ok := have[k]; !ok || got != v {
@@ -233,7 +238,7 @@ func (c *Controller) seen(e *entry, w *watch) seen {
 	out.canary = figures(c.calls(spec, spec.Canary).Since(w.canary), &spec.Analysis)
 	switch {
 	case s.Step == stepAnnounced:
-		if !c.o.Known(&spec.Service, []string{governance.SubsetName(spec.Stable, true), governance.SubsetName(spec.Canary, true)}) {
+		if !c.known(spec) {
 			out.why = "waits for the callers' sidecars to know both versions"
 		} else {
 			out.verdict, out.why = verdictGood, "the callers' sidecars know both versions"
@@ -364,6 +369,9 @@ func (c *Controller) Start(ctx context.Context, id ID, spec Spec) error {
 	}
 	now := c.o.Now()
 	e.rec = &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: stepAnnounced, Since: now, Started: now}}
+	if c.known(&spec) {
+		e.rec.Status.Step = stepWaiting // there was one before
+	}
 	delete(c.watches, id)
 	return c.write(ctx, &e)
 }
