@@ -86,26 +86,26 @@ func liftServices(ctx context.Context, t *story) error {
 // ordersHost is the orders' name in the mesh (mcp-server/README.md, "Its host").
 const ordersHost = "demo.order-service.v1-0.sofa.isthmus"
 
-// operator is what an operator says to Istio: five lines, and what the versions are.
-func operator(host string, first, second int) string {
-	return strings.NewReplacer("HOST", host, "FIRST", fmt.Sprint(first), "SECOND", fmt.Sprint(second)).Replace(`apiVersion: networking.istio.io/v1
+// What an operator says to Istio: what the versions are, and by the five lines of a route how many calls each of them gets.
+const (
+	versions = `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: versions, namespace: default}
+spec:
+  host: HOST
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+`
+	weights = `apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {name: by-hand, namespace: default}
+metadata: {name: weights, namespace: default}
 spec:
   hosts: [HOST]
   http:
     - route:
         - {destination: {host: HOST, subset: v1}, weight: FIRST}
         - {destination: {host: HOST, subset: v2}, weight: SECOND}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: by-hand, namespace: default}
-spec:
-  host: HOST
-  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
-`)
-}
+`
+)
 
 // splits is how many calls a split is held to.
 const splits = 600
@@ -121,11 +121,29 @@ func splitBolt(ctx context.Context, t *story) error {
 // split applies an operator's VirtualService by which so many of a hundred calls of a service go to v1, and the others to v2, and holds what the
 // caller's sidecar sends to it.
 func (t *story) split(ctx context.Context, host, machine string, c *caller.Caller, method string, rate float64, first int) error {
-	text := operator(host, first, 100-first)
-	t.note("%s", t.paint(bold, "kubectl apply -f by-hand.yaml"))
-	t.quote(text)
+	fill := strings.NewReplacer("HOST", host, "FIRST", fmt.Sprint(first), "SECOND", fmt.Sprint(100-first))
+	apply := func(name, text string) error {
+		t.note("%s", t.paint(bold, "kubectl apply -f "+name+".yaml"))
+		t.quote(fill.Replace(text))
+		return t.mesh.ApplyIstio(name, fill.Replace(text))
+	}
 	begin := time.Now()
-	if err := t.mesh.ApplyIstio("by-hand", text); err != nil {
+	if err := apply("versions", versions); err != nil {
+		return err
+	}
+	// As ever with Istio: a route to what a sidecar has not heard of yet would fail.
+	if err := t.until(ctx, "the sidecar to know both versions", func(ctx context.Context) error {
+		page, err := t.sidecars[machine].Admin(ctx, "/clusters")
+		for _, version := range []string{"v1", "v2"} {
+			if err == nil && !strings.Contains(string(page), "|"+version+"|"+host+"::envoy://") {
+				err = fmt.Errorf("it has no endpoint of %s", version)
+			}
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := apply("weights", weights); err != nil {
 		return err
 	}
 	if err := c.Rates(map[string]float64{method: rate}); err != nil {
@@ -184,7 +202,20 @@ func (t *story) split(ctx context.Context, host, machine string, c *caller.Calle
 	}
 	t.ok("in force after %s; of %d calls %d went to v1 and %d to v2: %.0f to %.0f, for %d to %d", took, a+b, a, b, 100*float64(a)/n, 100*float64(b)/n, first, 100-first)
 	t.ok("and each of them was answered")
-	if err := t.mesh.RemoveIstio("by-hand"); err != nil {
+	if err := t.mesh.RemoveIstio("weights"); err != nil {
+		return err
+	}
+	// The versions stay known while calls may still be on their way to them.
+	if err := t.until(ctx, "the end of the weights", func(ctx context.Context) error {
+		page, err := t.sidecars[machine].Admin(ctx, "/config_dump?resource=dynamic_route_configs")
+		if err == nil && strings.Contains(string(page), "|v1|"+host) {
+			err = errors.New("the sidecar has them still")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := t.mesh.RemoveIstio("versions"); err != nil {
 		return err
 	}
 	return c.Rates(map[string]float64{method: map[string]float64{"sayHello": workload["sayHello"], "order": shopWorkload["order"]}[method]})
