@@ -62,7 +62,8 @@ func startControl(ctx context.Context, t *story) error {
 	}
 	t.ok("ZooKeeper serves, %s", since(begin))
 	begin = time.Now()
-	if err := t.configure([]mesh.Registry{zooKeeper}, providerMachines[0], providerMachines[1], consumerMachine); err != nil {
+	t.registries, t.scraped = []mesh.Registry{zooKeeper}, []string{providerMachines[0], providerMachines[1], consumerMachine}
+	if err := t.configure(nil); err != nil {
 		return err
 	}
 	if err := t.mesh.StartServer(ctx); err != nil {
@@ -80,9 +81,13 @@ func startControl(ctx context.Context, t *story) error {
 // zooKeeper is the first of mcp-server's registries.
 var zooKeeper = mesh.Registry{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}
 
-// configure tells mcp-server of its registries and of the machines whose sidecars' metrics it reads, also while it runs.
-func (t *story) configure(registries []mesh.Registry, scrape ...string) error {
-	return t.mesh.ConfigureServer(mesh.ServerOptions{Registries: registries, Scrape: scrape})
+// apiToken is what lets isthmusctl write.
+const apiToken = "demo"
+
+// configure tells mcp-server of its registries, of the machines whose sidecars' metrics it reads, and of the services that it lifts, also
+// while it runs.
+func (t *story) configure(lift any) error {
+	return t.mesh.ConfigureServer(mesh.ServerOptions{Registries: t.registries, Scrape: t.scraped, Lift: lift, Listen: true, Token: apiToken})
 }
 
 func since(t time.Time) string { return fmt.Sprintf("%.2f s", time.Since(t).Seconds()) }
@@ -117,14 +122,14 @@ func (t *story) sidecarsFor(ctx context.Context, apps map[string]string) error {
 	return g.Wait()
 }
 
-// startProvider starts the provider on a machine, as anybody would start a Dubbo provider.
-func (t *story) startProvider(ctx context.Context, i int) error {
-	p, err := t.mesh.StartJava(providerMachines[i], mesh.JVM{Peer: peer.Dubbo3, Name: providerApp, Main: "demo.Provider", Options: []string{
+// startProvider starts the provider on a machine, as anybody would start a Dubbo provider, with further options of the JVM.
+func (t *story) startProvider(ctx context.Context, i int, options ...string) error {
+	p, err := t.mesh.StartJava(providerMachines[i], mesh.JVM{Peer: peer.Dubbo3, Name: providerApp, Main: "demo.Provider", Options: append([]string{
 		"-Ddubbo.application.name=" + providerApp,
 		"-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 		fmt.Sprintf("-Ddubbo.protocol.port=%d", dubboPort),
 		fmt.Sprintf("-Ddubbo.provider.parameters.label.version=v%d", i+1),
-	}})
+	}, options...)})
 	if err != nil {
 		return err
 	}
@@ -159,8 +164,13 @@ func startApplications(ctx context.Context, t *story) error {
 	done()
 	t.ok("the sidecars have heard of port %d from istiod and loaded the filter, %s", dubboPort, since(begin))
 
-	begin = time.Now()
-	done = t.working("the consumer starts")
+	return t.startConsumer(ctx)
+}
+
+// startConsumer starts the consumer, as anybody would start one, and waits until it has called every method.
+func (t *story) startConsumer(ctx context.Context) error {
+	begin := time.Now()
+	done := t.working("the consumer starts")
 	defer done()
 	p, err := t.mesh.StartJava(consumerMachine, mesh.JVM{Peer: peer.Dubbo3, Name: consumerApp, Main: "demo.Consumer", Options: []string{
 		"-Ddubbo.application.name=" + consumerApp,
@@ -174,7 +184,7 @@ func startApplications(ctx context.Context, t *story) error {
 	if _, err := p.UntilLine(ctx, "the consumer to find its providers", func(line string) bool { return line == "READY" }); err != nil {
 		return err
 	}
-	t.consumer = caller.Follow(p)
+	t.consumer, t.apps[consumerMachine] = caller.Follow(p), p
 	if err := t.consumer.Until(ctx, "to call every method", caller.Mark{}, func(seconds []caller.Tally, _ []caller.Fault) bool {
 		return len(caller.Sum(seconds)) == len(workload)
 	}); err != nil {

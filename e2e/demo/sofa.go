@@ -80,8 +80,9 @@ func addSOFARegistry(ctx context.Context, t *story) error {
 		return err
 	}
 	begin := time.Now()
-	if err := t.configure([]mesh.Registry{zooKeeper, {Name: "sofa", Kind: "sofaregistry", Settings: map[string]any{"servers": []string{address}}}},
-		providerMachines[0], providerMachines[1], consumerMachine, ordersMachine, shopMachine); err != nil {
+	t.registries = append(t.registries, mesh.Registry{Name: "sofa", Kind: "sofaregistry", Settings: map[string]any{"servers": []string{address}}})
+	t.scraped = append(t.scraped, ordersMachine, shopMachine)
+	if err := t.configure(nil); err != nil {
 		return err
 	}
 	if err := t.until(ctx, "SOFARegistry to be heard", func(ctx context.Context) error {
@@ -129,13 +130,7 @@ func startSOFA(ctx context.Context, t *story) error {
 		return err
 	}
 	begin := time.Now()
-	registry := []string{"-Dregistry.protocol=sofa", "-Dregistry.address=" + address}
-	if err := t.startSOFAApp(ctx, ordersMachine, mesh.JVM{Peer: peer.SOFARPC, Name: ordersApp, Main: "demo.Orders", Options: append([]string{
-		"-Dapp.name=" + ordersApp, fmt.Sprintf("-Dport=%d", boltPort),
-		"-Ddubbo.application.name=" + ordersApp, "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
-		"-Ddubbo.application.qos-enable=false",
-		"--add-opens", "java.base/java.lang=ALL-UNNAMED", "--add-opens", "java.base/java.math=ALL-UNNAMED", // for Dubbo 2.7
-	}, registry...)}); err != nil {
+	if err := t.startSOFAApp(ctx, ordersMachine, orders(address, "v1")); err != nil {
 		return err
 	}
 	t.ok("orders have registered in SOFARegistry, on port %d, %s", boltPort, since(begin))
@@ -144,9 +139,29 @@ func startSOFA(ctx context.Context, t *story) error {
 		return err
 	}
 	t.ok("their sidecars have heard of port %d from istiod and loaded the filter for it, %s", boltPort, since(begin))
-	begin = time.Now()
-	if err := t.startSOFAApp(ctx, shopMachine, mesh.JVM{Peer: peer.SOFARPC, Name: shopApp, Main: "demo.Shop", Options: append([]string{
-		"-Dapp.name=" + shopApp, callsOption(shopWorkload)}, registry...)}); err != nil {
+	return t.startShop(ctx)
+}
+
+// orders are the orders in a version; address is SOFARegistry's.
+func orders(address, version string) mesh.JVM {
+	return mesh.JVM{Peer: peer.SOFARPC, Name: ordersApp, Main: "demo.Orders", Options: []string{
+		"-Dapp.name=" + ordersApp, fmt.Sprintf("-Dport=%d", boltPort), "-Dlabel.version=" + version,
+		"-Dregistry.protocol=sofa", "-Dregistry.address=" + address,
+		"-Ddubbo.application.name=" + ordersApp, "-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
+		"-Ddubbo.application.qos-enable=false",
+		"--add-opens", "java.base/java.lang=ALL-UNNAMED", "--add-opens", "java.base/java.math=ALL-UNNAMED", // for Dubbo 2.7
+	}}
+}
+
+// startShop starts the shop and waits until it places orders.
+func (t *story) startShop(ctx context.Context) error {
+	address, err := t.sofaRegistryAddress()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := t.startSOFAApp(ctx, shopMachine, mesh.JVM{Peer: peer.SOFARPC, Name: shopApp, Main: "demo.Shop", Options: []string{
+		"-Dapp.name=" + shopApp, callsOption(shopWorkload), "-Dregistry.protocol=sofa", "-Dregistry.address=" + address}}); err != nil {
 		return err
 	}
 	if err := t.shop.Until(ctx, "to place orders", caller.Mark{}, func(s []caller.Tally, _ []caller.Fault) bool {
@@ -168,6 +183,7 @@ func (t *story) startSOFAApp(ctx context.Context, machine string, j mesh.JVM) er
 	if machine == shopMachine {
 		t.shop = caller.Follow(p)
 	}
+	t.apps[machine] = p
 	_, err = p.UntilLine(ctx, j.Name+" to be ready", func(line string) bool { return line == "READY" })
 	return err
 }

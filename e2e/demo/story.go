@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,7 +38,11 @@ type story struct {
 	plan handover
 	once bool
 
+	registries []mesh.Registry // of mcp-server
+	scraped    []string        // machines whose sidecars' metrics it reads
+
 	providers [2]*machine.Process
+	apps      map[string]*machine.Process // other applications, by machine
 	sidecars  map[string]*mesh.Sidecar
 	consumer  *caller.Caller
 	greetHost string // of the greeting service, in the mesh
@@ -60,15 +65,32 @@ func (t *story) api(ctx context.Context, path string, into any) error {
 
 // show runs isthmusctl and prints what it says.
 func (t *story) show(ctx context.Context, args ...string) error {
+	_, err := t.isthmusctl(ctx, args...)
+	return err
+}
+
+// isthmusctl runs it, prints what it says as it says it, and returns all of it.
+func (t *story) isthmusctl(ctx context.Context, args ...string) (string, error) {
 	t.line("    " + t.paint(bold, "$ isthmusctl "+strings.Join(args, " ")))
 	cmd := exec.CommandContext(ctx, t.plan.Peers[peer.Isthmusctl].Path, args...)
-	cmd.Env = append(os.Environ(), "ISTHMUS_SERVER="+t.mesh.APIURL())
-	out, err := cmd.CombinedOutput()
-	t.quote(string(out))
+	cmd.Env = append(os.Environ(), "ISTHMUS_SERVER="+t.mesh.APIURL(), "ISTHMUS_TOKEN="+apiToken)
+	pipe, err := cmd.StdoutPipe()
 	if err != nil {
-		return fmt.Errorf("isthmusctl %s: %w", strings.Join(args, " "), err)
+		return "", err
 	}
-	return nil
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	var said strings.Builder
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		t.quote(lines.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		return said.String(), fmt.Errorf("isthmusctl %s: %w", strings.Join(args, " "), err)
+	}
+	return said.String(), nil
 }
 
 // conditionTimeout is how long a step waits for anything that it expects.
@@ -88,7 +110,7 @@ type step struct {
 }
 
 // chapters is the story. A chapter is a list of steps that build on those before.
-var chapters = [][]step{dubboChapter, sofaChapter}
+var chapters = [][]step{dubboChapter, sofaChapter, liftChapter}
 
 // stepTimeout bounds each step.
 const stepTimeout = 5 * time.Minute
@@ -98,7 +120,7 @@ func tell(ctx context.Context, host *machine.Host, plan handover, s *screen, onc
 	if err != nil {
 		return err
 	}
-	t := &story{screen: s, host: host, mesh: m, plan: plan, once: once, sidecars: make(map[string]*mesh.Sidecar)}
+	t := &story{screen: s, host: host, mesh: m, plan: plan, once: once, sidecars: make(map[string]*mesh.Sidecar), apps: make(map[string]*machine.Process)}
 	for _, chapter := range chapters {
 		for _, st := range chapter {
 			s.step(st.title)
@@ -138,11 +160,11 @@ func (t *story) stay(ctx context.Context) error {
 	if l := t.host.Listener(apiListener); l != nil {
 		defer l.Close()
 		go t.forward(ctx, l)
-		t.note("mcp-server's API is at http://%s, also for %s --server http://%s services", l.Addr(), t.plan.Peers[peer.Isthmusctl].Path, l.Addr())
+		t.note("mcp-server's API is at http://%s, its token is %s: ISTHMUS_TOKEN=%s %s --server http://%s services", l.Addr(), apiToken, apiToken, t.plan.Peers[peer.Isthmusctl].Path, l.Addr())
 	}
 	t.note("logs are in %s", t.plan.Folder)
 	cmd := exec.CommandContext(ctx, t.plan.Peers[peer.Isthmusctl].Path, "top")
-	cmd.Env = append(os.Environ(), "ISTHMUS_SERVER="+t.mesh.APIURL())
+	cmd.Env = append(os.Environ(), "ISTHMUS_SERVER="+t.mesh.APIURL(), "ISTHMUS_TOKEN="+apiToken)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {

@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC}, rig.FilterPeers...)...))
+	os.Exit(rig.Main(m, append([]peer.Peer{peer.ZooKeeper, peer.Dubbo3, peer.SOFARPC, peer.Isthmusctl}, rig.FilterPeers...)...))
 }
 
 const (
@@ -110,18 +110,21 @@ func newLiftedAs(t *testing.T, lift map[string]any, lower string, workers int) *
 func (l *lifted) configure(lift map[string]any) error {
 	return l.ConfigureServer(mesh.ServerOptions{
 		Registries: []mesh.Registry{{Name: "zk", Kind: "zookeeper", Settings: map[string]any{"servers": []string{mesh.ZooKeeperAddress()}}}},
-		Scrape:     []string{consumer}, Lift: lift,
+		Scrape:     []string{consumer}, Token: apiToken, Lift: lift,
 	})
 }
 
 // startProvider starts the provider v1 or v2, as anybody would start a Dubbo provider.
-func (l *lifted) startProvider(i int) error {
-	p, err := l.StartJava(fmt.Sprintf("provider-%d", i+1), mesh.JVM{Peer: peer.Dubbo3, Name: "greet-provider", Main: "demo.Provider", Options: []string{
+func (l *lifted) startProvider(i int) error { return l.startProviderWith(i) }
+
+// startProviderWith does so with further options of the JVM.
+func (l *lifted) startProviderWith(i int, options ...string) error {
+	p, err := l.StartJava(fmt.Sprintf("provider-%d", i+1), mesh.JVM{Peer: peer.Dubbo3, Name: "greet-provider", Main: "demo.Provider", Options: append([]string{
 		"-Ddubbo.application.name=greet-provider",
 		"-Ddubbo.registry.address=zookeeper://" + mesh.ZooKeeperAddress(),
 		fmt.Sprintf("-Ddubbo.protocol.port=%d", port),
 		fmt.Sprintf("-Ddubbo.provider.parameters.label.version=v%d", i+1),
-	}})
+	}, options...)})
 	if err != nil {
 		return err
 	}

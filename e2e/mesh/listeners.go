@@ -36,6 +36,31 @@ type listener struct {
 	} `json:"active_state"`
 }
 
+// liftMark is in the name of the filter that lifts, httpManager is the name of what stands behind it.
+const (
+	liftMark    = filterMark + "isthmus-lift"
+	httpManager = "envoy.filters.network.http_connection_manager"
+)
+
+// Lifted says why new outgoing connections to a port are not, or not yet, lifted.
+func (s *Sidecar) Lifted(ctx context.Context, port int) error {
+	listeners, err := s.listeners(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range listeners {
+		if l.ActiveState == nil || l.Name != fmt.Sprintf("0.0.0.0_%d", port) {
+			continue
+		}
+		for _, c := range l.ActiveState.Listener.FilterChains {
+			if n := len(c.Filters); n > 1 && strings.Contains(c.Filters[0].Name, liftMark) && c.Filters[n-1].Name == httpManager {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s: outgoing connections to port %d are not lifted", s.machine.Name(), port)
+}
+
 // Filtered says why the filter is not, or not yet, on the connections to a port, as the network filter or among the filters of HTTP: outgoing ones to any address and, if
 // inbound, incoming ones. It returns nil once new connections pass the filter. An Envoy that is loading it keeps the listeners
 // that it had, so connections that are made meanwhile pass unread for as long as they last.
@@ -50,19 +75,13 @@ func (s *Sidecar) Filtered(ctx context.Context, port int, inbound bool) error {
 // Extended does so for one extension, or for those whose names begin so: out on outgoing connections, in on incoming ones, if it is not
 // "".
 func (s *Sidecar) Extended(ctx context.Context, port int, out, in string) error {
-	body, err := s.Admin(ctx, "/config_dump?resource=dynamic_listeners")
+	listeners, err := s.listeners(ctx)
 	if err != nil {
 		return err
 	}
-	var page struct {
-		Configs []listener `json:"configs"`
-	}
-	if err := json.Unmarshal(body, &page); err != nil {
-		return fmt.Errorf("mesh: listeners of %s: %w", s.machine.Name(), err)
-	}
 	outName := fmt.Sprintf("0.0.0.0_%d", port)
 	var isOut, isIn bool
-	for _, l := range page.Configs {
+	for _, l := range listeners {
 		if l.ActiveState == nil {
 			continue
 		}
@@ -91,4 +110,19 @@ func (s *Sidecar) Extended(ctx context.Context, port int, out, in string) error 
 		return fmt.Errorf("%s: the filter is not on incoming connections to port %d", s.machine.Name(), port)
 	}
 	return nil
+}
+
+// listeners returns those that istiod has told the sidecar of.
+func (s *Sidecar) listeners(ctx context.Context) ([]listener, error) {
+	body, err := s.Admin(ctx, "/config_dump?resource=dynamic_listeners")
+	if err != nil {
+		return nil, err
+	}
+	var page struct {
+		Configs []listener `json:"configs"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return nil, fmt.Errorf("mesh: listeners of %s: %w", s.machine.Name(), err)
+	}
+	return page.Configs, nil
 }

@@ -53,6 +53,7 @@ type Mesh struct {
 	folder string // on the outer file system
 
 	machines map[string]*machine.Machine
+	token    string // of mcp-server's API
 
 	authority *authority // nil before Secure
 	agents    []*grpc.Server

@@ -31,6 +31,8 @@ type ServerOptions struct {
 	NoFilter   bool     // leave the filter out
 	Identities any      // spec.mesh.identities, nil for none: who has certificates
 	Lift       any      // spec.mesh.lift, nil for none: which services' calls travel as HTTP/2
+	Listen     bool     // listen for sidecars also where nothing is lifted: for later
+	Token      string   // of the API, without which nothing can be written; "" for none
 }
 
 // ConfigureServer writes mcp-server's configuration file, also while it runs: it takes changes over.
@@ -56,12 +58,21 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 	if o.Identities != nil {
 		spec["mesh"].(map[string]any)["identities"] = o.Identities
 	}
+	m.token = o.Token
+	if o.Token != "" {
+		if _, err := m.write(ServerMachine, serverPart, "api-token", o.Token); err != nil {
+			return err
+		}
+		spec["api"].(map[string]any)["token"] = map[string]any{"file": "api-token"}
+	}
 	if o.Lift != nil {
+		spec["mesh"].(map[string]any)["lift"] = o.Lift
+	}
+	if o.Lift != nil || o.Listen {
 		x, err := m.Machine(ServerMachine)
 		if err != nil {
 			return err
 		}
-		spec["mesh"].(map[string]any)["lift"] = o.Lift
 		spec["xds"] = map[string]any{"address": fmt.Sprintf("0.0.0.0:%d", EndpointsPort), "advertise": fmt.Sprintf("%s:%d", x.Address(), EndpointsPort)}
 	}
 	if !o.NoFilter {
@@ -76,6 +87,10 @@ func (m *Mesh) ConfigureServer(o ServerOptions) error {
 		return fmt.Errorf("mesh: %w", err)
 	}
 	if err := os.MkdirAll(m.rules(), 0o755); err != nil {
+		return fmt.Errorf("mesh: %w", err)
+	}
+	// mcp-server, which is another user, writes rules there, too.
+	if err := os.Chmod(m.rules(), 0o777); err != nil {
 		return fmt.Errorf("mesh: %w", err)
 	}
 	_, err = m.write(ServerMachine, serverPart, "mcp-server.yaml", string(text))
@@ -143,5 +158,17 @@ func (m *Mesh) APIURL() string {
 
 // API reads a page of mcp-server's API.
 func (m *Mesh) API(ctx context.Context, path string) ([]byte, error) {
-	return get(ctx, &http.Client{Timeout: 10 * time.Second}, m.APIURL()+path)
+	return get(ctx, &http.Client{Timeout: 10 * time.Second, Transport: bearer(m.token)}, m.APIURL()+path)
+}
+
+// bearer sends a token with each request, "" for none.
+type bearer string
+
+// RoundTrip implements http.RoundTripper.
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+string(b))
+	}
+	return http.DefaultTransport.RoundTrip(r)
 }

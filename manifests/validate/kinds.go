@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/adapters/file"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	"github.com/isthmus-mesh/isthmus/mcp-server/rollout"
 	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
@@ -26,6 +27,7 @@ func init() {
 	for _, kind := range governance.Kinds() {
 		shaped[group+"/"+kind] = checkRule
 	}
+	shaped[group+"/"+rollout.Kind] = checkRollout
 }
 
 // kinds are the documents that do not say what they are.
@@ -91,5 +93,11 @@ func checkServer(d document) error {
 // checkRule reads a governance rule.
 func checkRule(d document) error {
 	_, err := governance.Parse(d.text)
+	return err
+}
+
+// checkRollout reads a rollout.
+func checkRollout(d document) error {
+	_, _, err := rollout.Parse(d.text)
 	return err
 }

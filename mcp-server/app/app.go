@@ -29,6 +29,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 	"github.com/isthmus-mesh/isthmus/mcp-server/mcp"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	"github.com/isthmus-mesh/isthmus/mcp-server/rollout"
 	"github.com/isthmus-mesh/isthmus/mcp-server/store"
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 	"github.com/isthmus-mesh/isthmus/mcp-server/xds"
@@ -96,10 +97,11 @@ func Run(ctx context.Context, o Options) error {
 		o: o, manager: manager, server: server, sinks: []Sink{server}, endpoints: endpoints, scraper: scraper, store: new(store.Store),
 		started: spec, spec: spec, text: text, metrics: newPipelineMetrics(registry, manager), wake: make(chan struct{}, 1), shown: make(chan struct{}),
 	}
+	releases := rollout.New(rollout.Options{Rules: p, Services: p.routable, Known: p.known, Calls: scraper.Subsets, Interval: spec.Telemetry.Interval, Log: o.Log, Metrics: registry})
 	web := console.New(console.Options{
 		Store: p.store, Sources: manager.Sources, Istiods: func() []api.Istiod { return istiods(server) }, Traffic: scraper.Report,
 		Ready: p.ready, Filter: p.filter, Token: secret(spec.API.Token), Metrics: registry, Log: o.Log, Version: o.Version,
-		Rules: p, Local: loopback(spec.API.Address), Subsets: p.subsets,
+		Rules: p, Rollouts: releases, Local: loopback(spec.API.Address), Subsets: p.subsets,
 	})
 	if err := manager.Set(ctx, spec.Registries); err != nil {
 		return &config.Error{File: path, Faults: adapters.AsFaults(err).Under("spec.registries")}
@@ -142,6 +144,7 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return web.Serve(ctx, lAPI, tlsAPI) })
 	g.Go(func() error { return manager.Run(ctx) })
 	g.Go(func() error { return scraper.Run(ctx) })
+	g.Go(func() error { return releases.Run(ctx) })
 	g.Go(func() error { return p.run(ctx) })
 	g.Go(func() error { return watch(ctx, o.Log, p.folders, p.lookAtFiles(ctx)) })
 	err = g.Wait()
@@ -206,6 +209,7 @@ type pipeline struct {
 	faults     []model.Problem // of the configuration
 	pending    []model.Problem // changes that need a restart
 	token      string          // what sidecars show us
+	routes     func() []governance.Routed
 }
 
 // ready tells why istiod cannot be served yet.
@@ -368,7 +372,7 @@ func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
 		}
 		p.publish(next, r, since)
 		p.mu.Lock()
-		p.published = next.version
+		p.published, p.routes = next.version, r.routed
 		close(p.shown)
 		p.shown = make(chan struct{})
 		p.mu.Unlock()

@@ -84,6 +84,11 @@ func (p *pipeline) subsets() map[string]map[string][]string {
 	return p.endpoints.Asked()
 }
 
+// routed is a service as routes may be for it.
+func routed(s *translate.Service) governance.Routed {
+	return governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels}
+}
+
 // routes renders the routes of all services.
 func (p *planner) routes(t *translate.Translation) governance.Routes {
 	p.routed.begin(0)
@@ -91,7 +96,8 @@ func (p *planner) routes(t *translate.Translation) governance.Routes {
 	for _, s := range t.Services {
 		if p.router.Concerns(s.Key) {
 			hosts = append(hosts, p.routed.of(s, func() *governance.HostRoutes {
-				return p.router.Host(&governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels})
+				svc := routed(s)
+				return p.router.Host(&svc)
 			}))
 		}
 	}

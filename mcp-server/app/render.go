@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
@@ -25,6 +26,8 @@ type Rendered struct {
 	Problems   []store.Problem // of all stages but the configuration
 	// Endpoints are those of lifted services, which do not go through istiod.
 	Endpoints *xds.Assignments
+	// routed finds the services that routes may be for.
+	routed func() []governance.Routed
 }
 
 // Render is the whole of what mcp-server does to data: it is pure, and what runs in production and offline alike. spec must
@@ -137,7 +140,13 @@ func (a *assembler) assemble(in input, p *plan) Rendered {
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: hosts(t.Services), Lifts: lifts(t, in.spec), Routes: map[governance.ID][]store.Route{}, Endpoints: p.endpoints}
+	out := Rendered{Set: set, Hosts: hosts(t.Services), Lifts: lifts(t, in.spec), Routes: map[governance.ID][]store.Route{}, Endpoints: p.endpoints, routed: sync.OnceValue(func() []governance.Routed {
+		out := make([]governance.Routed, len(t.Services))
+		for i, s := range t.Services {
+			out[i] = routed(s)
+		}
+		return out
+	})}
 	for id, list := range p.routes.Rules {
 		for _, r := range list {
 			out.Routes[id] = append(out.Routes[id], store.Route(r))

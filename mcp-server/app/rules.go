@@ -40,7 +40,41 @@ func explain(r *governance.Rule, all []governance.Rule) json.RawMessage {
 	return b
 }
 
-// WriteRule implements console.RuleWriter: it edits the file that holds the rule, or makes one.
+// RouteRules implements rollout.Rules.
+func (p *pipeline) RouteRules() []governance.Rule {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []governance.Rule
+	for _, r := range p.rules.Items {
+		if _, ok := r.Spec.(*governance.RouteSpec); ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// routable are the services that routes may be for, as they were rendered last.
+func (p *pipeline) routable() []governance.Routed {
+	p.mu.Lock()
+	routes := p.routes
+	p.mu.Unlock()
+	if routes == nil {
+		return nil
+	}
+	return routes()
+}
+
+// known tells whether all sidecars that call a service know groups of its providers.
+func (p *pipeline) known(service *governance.RouteService, subsets []string) bool {
+	for _, svc := range p.routable() {
+		if svc.Lifted && service.Names(&svc) && p.endpoints != nil && !p.endpoints.Know(svc.Host, subsets) {
+			return false
+		}
+	}
+	return true
+}
+
+// WriteRule implements console.RuleWriter and rollout.Rules: it edits the file that holds the rule, or makes one.
 func (p *pipeline) WriteRule(ctx context.Context, id governance.ID, text []byte, check func(revision string) error) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()

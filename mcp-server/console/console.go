@@ -42,7 +42,10 @@ type Options struct {
 	Token   func() (string, error)  // what clients of /api must send as bearer token; "" for none
 	// Subsets are those of lifted services that sidecars ask for, by host and sidecar; "" is the whole service.
 	Subsets func() map[string]map[string][]string
-	Rules   RuleWriter           // writes rules; nil: they can only be read
+	Rules   RuleWriter // writes rules; nil: they can only be read
+	// Rollouts are the releases that there are; nil: there can be none.
+	Rollouts Rollouts
+
 	Local   bool                 // whoever reaches us is on this machine: then rules can be written without a token
 	Metrics *prometheus.Registry // what /metrics shows, and where our own go
 	Log     *slog.Logger
@@ -101,14 +104,20 @@ func New(o Options) *Server {
 	s.get("/api/v1/sources", s.sources)
 	s.get("/api/v1/rules", s.rules)
 	s.get(rulePath, s.rule)
-	s.mux.HandleFunc("PUT "+rulePath, s.change(s.putRule))
-	s.mux.HandleFunc("DELETE "+rulePath, s.change(s.deleteRule))
+	s.mux.HandleFunc("PUT "+rulePath, s.change(rulePath, s.putRule))
+	s.mux.HandleFunc("DELETE "+rulePath, s.change(rulePath, s.deleteRule))
+	s.get(rolloutsPath, s.rollouts)
+	s.get(rolloutPath, s.rollout)
+	if o.Rollouts != nil {
+		s.mux.HandleFunc("PUT "+rolloutPath, s.change(rolloutPath, s.putRollout))
+		s.mux.HandleFunc("POST "+rolloutActionPath, s.change(rolloutActionPath, s.actOnRollout))
+	}
 	s.get("/api/v1/istiods", s.istiods)
 	s.get("/api/v1/traffic", s.traffic)
 	s.get("/api/v1/version", s.version)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			s.fail(w, "other", &failure{http.StatusMethodNotAllowed, "MethodNotAllowed", "only rules can be written, by PUT and DELETE"})
+			s.fail(w, "other", &failure{http.StatusMethodNotAllowed, "MethodNotAllowed", "only rules can be written, by PUT and DELETE, and rollouts, by PUT and POST"})
 			return
 		}
 		s.fail(w, "other", notFound("there is nothing at %s", r.URL.Path))

@@ -37,6 +37,9 @@ var ErrNotWritable = errors.New("rules cannot be written")
 // rulePath is where one rule is.
 const rulePath = "/api/v1/rules/{kind}/{namespace}/{name}"
 
+// ruleMedia are the types that a rule may be sent as.
+var ruleMedia = []string{"application/json", "application/yaml", "application/x-yaml", "text/yaml"}
+
 // maxRuleBytes bounds a rule that is sent to us.
 const maxRuleBytes = 1 << 20
 
@@ -266,24 +269,24 @@ func (a *applications) of(raw string) string {
 	return a.addresses[u.Hostname()]
 }
 
-// change serves a request that writes.
-func (s *Server) change(f func(*http.Request) (code int, answer any, err error)) http.HandlerFunc {
+// change serves requests to a path that write.
+func (s *Server) change(path string, f func(*http.Request) (code int, answer any, err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		defer func() { s.duration.Observe(time.Since(began).Seconds()) }()
 		err := s.authorizeChange(r)
 		if err != nil {
-			s.fail(w, rulePath, err)
+			s.fail(w, path, err)
 			return
 		}
 		code, answer, err := f(r)
 		if err != nil {
-			s.fail(w, rulePath, err)
+			s.fail(w, path, err)
 			return
 		}
 		h := w.Header()
 		headers(h)
-		s.requests.WithLabelValues(rulePath, strconv.Itoa(code)).Inc()
+		s.requests.WithLabelValues(path, strconv.Itoa(code)).Inc()
 		if answer == nil {
 			w.WriteHeader(code)
 			return
@@ -294,7 +297,7 @@ func (s *Server) change(f func(*http.Request) (code int, answer any, err error))
 		}
 		body, err := marshal(answer)
 		if err != nil {
-			s.o.Log.Error("cannot encode an answer", "path", rulePath, "error", err)
+			s.o.Log.Error("cannot encode an answer", "path", path, "error", err)
 		}
 		h.Set("ETag", etag(revision, body))
 		h.Set("Content-Type", "application/json")
@@ -372,7 +375,7 @@ func (s *Server) putRule(r *http.Request) (int, any, error) {
 	}
 	id := ruleID(r)
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || !slices.Contains([]string{"application/json", "application/yaml", "application/x-yaml", "text/yaml"}, media) {
+	if err != nil || !slices.Contains(ruleMedia, media) {
 		return 0, nil, &failure{http.StatusUnsupportedMediaType, "UnsupportedMediaType", "send application/yaml or application/json"}
 	}
 	check, err := precondition(r)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/resource"
+	plugin "github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
 // The headers of a lifted call that routes match, as the filter writes them: values are as on the wire, but whatever is no visible ASCII
@@ -132,7 +133,7 @@ func (r *Router) Host(svc *Routed) *HostRoutes {
 		problem := func(severity model.Severity, code, format string, args ...any) {
 			out.problems = append(out.problems, rule.problem(severity, code, format, args...))
 		}
-		if !rule.Spec.(*RouteSpec).Service.names(svc) {
+		if !rule.Spec.(*RouteSpec).Service.Names(svc) {
 			continue
 		}
 		out.used = append(out.used, rule)
@@ -218,8 +219,8 @@ func (r *Router) Join(hosts []*HostRoutes) Routes {
 	return out
 }
 
-// names tells whether a service is meant.
-func (s *RouteService) names(svc *Routed) bool {
+// Names tells whether a service is meant.
+func (s *RouteService) Names(svc *Routed) bool {
 	k := svc.Key
 	if string(s.Interface) != k.Interface || s.Framework != "" && string(s.Framework) != k.Framework ||
 		s.Version != "" && string(s.Version) != k.Version || s.Group != "" && string(s.Group) != k.Group {
@@ -259,7 +260,7 @@ func (c *routeCompiler) rule(r *Rule) (ends bool) {
 			if t.Percent != nil {
 				weight = int32(*t.Percent)
 			}
-			h.Route = append(h.Route, &networking.HTTPRouteDestination{Destination: c.destination(t, s.split()), Weight: weight})
+			h.Route = append(h.Route, c.told(&networking.HTTPRouteDestination{Destination: c.destination(t, s.split()), Weight: weight}))
 		}
 		if len(h.Route) == 0 {
 			h.Route = []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: c.service.Host}}}
@@ -290,6 +291,14 @@ func (c *routeCompiler) rule(r *Rule) (ends bool) {
 	return true
 }
 
+// told tells the filter at the caller which group it was that a lifted call went to, so that it meters each by itself.
+func (c *routeCompiler) told(d *networking.HTTPRouteDestination) *networking.HTTPRouteDestination {
+	if c.service.Lifted && d.Destination.Subset != "" {
+		d.Headers = &networking.Headers{Response: &networking.Headers_HeaderOperations{Set: map[string]string{plugin.HeaderSubset: d.Destination.Subset}}}
+	}
+	return d
+}
+
 // destination is a group of instances.
 func (c *routeCompiler) destination(t *RouteTarget, split bool) *networking.Destination {
 	d := &networking.Destination{Host: c.service.Host}
@@ -310,14 +319,14 @@ func (c *routeCompiler) destination(t *RouteTarget, split bool) *networking.Dest
 		}
 		split = false
 	}
-	d.Subset = subsetName(t.Labels, split)
+	d.Subset = SubsetName(t.Labels, split)
 	c.subsets[d.Subset] = Subset{Name: d.Subset, Labels: t.Labels, OrAll: split}
 	return d
 }
 
-// subsetName names the group of the instances with these labels: v1 for version=v1, KEY-VALUE for another label, and a hash for several
+// SubsetName names the group of the instances with these labels, for Istio and in the metrics of lifted calls: v1 for version=v1, KEY-VALUE for another label, and a hash for several
 // and for what is no DNS label or could be read in two ways. orAll are other groups than those that are empty without an instance.
-func subsetName(labels map[string]string, orAll bool) string {
+func SubsetName(labels map[string]string, orAll bool) string {
 	name, suffix := "", ""
 	if orAll {
 		suffix = "-or-all"

@@ -98,7 +98,7 @@ func TestSubsetNames(t *testing.T) {
 		{"example.org/a": "b"}, {"version": strings.Repeat("v", 63)}, {"version": strings.Repeat("v", 60)}, {"zone": "east"}, {"group": strings.Repeat("0", 16)},
 	} {
 		for _, orAll := range []bool{false, true} {
-			name := subsetName(labels, orAll)
+			name := SubsetName(labels, orAll)
 			if !validName(name, 63, false) {
 				t.Errorf("%v: %q is no DNS label", labels, name)
 			}

@@ -90,6 +90,8 @@ type Rule struct {
 	File string // that it was read from
 	Line int    // where it begins
 	Spec Spec
+	// Annotations are notes that go with it, for programs.
+	Annotations map[string]string
 	// Revision is a hash of the document: of what it says, not of how it is laid out.
 	Revision string
 	// Kept says that the file holds a newer version that is faulty, or cannot be read any more: this is the last good one.
@@ -220,7 +222,7 @@ func parse(doc adapters.Settings) (Rule, ID, error) {
 		return Rule{}, id, adapters.Faults{{Line: doc.Line(), Message: err.Error()}}
 	}
 	sum := sha256.Sum256(text)
-	return Rule{ID: id, Line: doc.Line(), Spec: spec, Revision: hex.EncodeToString(sum[:8])}, id, nil
+	return Rule{ID: id, Line: doc.Line(), Spec: spec, Annotations: d.Metadata.Annotations, Revision: hex.EncodeToString(sum[:8])}, id, nil
 }
 
 // Update returns the rules that are in force once the files hold what they hold now. files are all there are.

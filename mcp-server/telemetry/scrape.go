@@ -57,6 +57,7 @@ type page struct {
 	gauges      map[ruleName]RuleState
 	inFlight    map[call]float64
 	faults      map[fault]float64
+	subsets     map[subsetSeries]float64
 	generations []string // sorted
 	rejected    bool     // the filter has refused a configuration
 	series      int
@@ -106,7 +107,7 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the page: %w", err)
 	}
-	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, gauges: map[ruleName]RuleState{}, inFlight: map[call]float64{}, faults: map[fault]float64{}}
+	p := &page{at: now, requests: map[request]float64{}, buckets: map[bucket]float64{}, rules: map[ruleAction]float64{}, gauges: map[ruleName]RuleState{}, inFlight: map[call]float64{}, faults: map[fault]float64{}, subsets: map[subsetSeries]float64{}}
 	generations := map[string]bool{}
 	for name, family := range families {
 		for _, m := range family.Metric {
@@ -123,6 +124,16 @@ func parse(r io.Reader, now time.Time) (*page, error) {
 				}
 			case metricInFlight:
 				p.inFlight[callOf(l).timed()] += v
+			case metricSubsetRequests:
+				if l[labelOutcome] != "" {
+					p.subsets[subsetSeries{Subset: subsetOf(l), outcome: l[labelOutcome]}] += v
+				}
+			case metricSubsetBucket:
+				if le, ok := bound(l[labelLE]); ok {
+					p.subsets[subsetSeries{Subset: subsetOf(l), le: le}] += v
+				}
+			case metricSubsetSum, metricSubsetCount:
+				p.subsets[subsetSeries{Subset: subsetOf(l), what: name}] += v
 			case metricRuleHits:
 				p.rules[ruleAction{ruleOf(l), l[labelAction]}] += v
 			case metricTokens:

@@ -93,6 +93,7 @@ type Scraper struct {
 	mu       sync.Mutex
 	interval time.Duration
 	targets  []*target
+	subsets  map[Subset]Calls // since New
 }
 
 // target is one Envoy with what was read of it last.
@@ -132,7 +133,7 @@ func (t *target) ran(p *page) {
 
 // New returns a Scraper that reads nothing until Run.
 func New(o Options) *Scraper {
-	s := &Scraper{log: o.Log, client: o.Client, wake: make(chan struct{}, 1)}
+	s := &Scraper{log: o.Log, client: o.Client, wake: make(chan struct{}, 1), subsets: map[Subset]Calls{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -242,6 +243,9 @@ func (s *Scraper) took(t *target, p *page, err error) {
 	t.err = ""
 	t.ran(p)
 	t.faulted(p)
+	if n := len(t.pages); n > 0 {
+		s.count(t.pages[n-1], p)
+	}
 	if t.pages = append(t.pages, p); len(t.pages) > pagesKept {
 		t.pages = slices.Clone(t.pages[1:]) // so that the first one can be freed
 	}
@@ -257,6 +261,9 @@ type Report struct {
 	Rules         []Rule    `json:"rules"`         // sorted by name and kind
 	Edges         []Edge    `json:"edges"`         // sorted by caller and service
 	Faults        []Fault   `json:"faults"`        // of the last ten minutes, in the order of the targets
+
+	// Subsets are the groups of providers that routes send lifted calls to; sorted by service, version, group and name.
+	Subsets []SubsetTraffic `json:"subsets"`
 }
 
 // Status is the state of one target.
@@ -376,11 +383,12 @@ type sums struct {
 	totals   map[ruleAction]float64
 	holders  map[ruleName]map[string]bool // rule: targets
 	states   map[ruleName][]RuleState
+	subsets  map[Subset]Calls
 }
 
 func newSums() *sums {
 	return &sums{map[request]float64{}, map[call]map[float64]float64{}, map[call]float64{}, map[ruleAction]float64{}, map[ruleAction]float64{},
-		map[ruleName]map[string]bool{}, map[ruleName][]RuleState{}}
+		map[ruleName]map[string]bool{}, map[ruleName][]RuleState{}, map[Subset]Calls{}}
 }
 
 // growth adds to out, for each counter, how much it has grown a second over pages; a counter that has become less began anew.
@@ -413,6 +421,7 @@ func (s *sums) add(name string, pages []*page) {
 		s.buckets[k.call][k.le] += v
 	})
 	growth(pages, func(p *page) map[ruleAction]float64 { return p.rules }, func(k ruleAction, v float64) { s.rules[k] += v })
+	growth(pages, func(p *page) map[subsetSeries]float64 { return p.subsets }, func(k subsetSeries, v float64) { took(s.subsets, k, v) })
 	for k, v := range last.inFlight {
 		s.inFlight[k] += v
 	}
@@ -472,6 +481,7 @@ func (s *sums) fill(r *Report) {
 		each(k, func(t *timing) { t.inFlight += v })
 	}
 	r.Methods, r.Services = traffic(methods, times), traffic(services, serviceTimes)
+	r.Subsets = subsetTraffic(s.subsets)
 	r.Edges = []Edge{}
 	for _, e := range edges {
 		r.Edges = append(r.Edges, *e)

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The labels that are read are those that the filter writes.
 func TestLabelsAreTheFilters(t *testing.T) {
-	for _, l := range []string{labelDirection, labelSystem, labelService, labelVersion, labelGroup, labelMethod, labelCaller, labelOutcome, labelRuleKind, labelRule, labelAction, labelEndpoint, labelGeneration, labelReason, labelLE} {
+	for _, l := range []string{labelDirection, labelSystem, labelService, labelVersion, labelGroup, labelMethod, labelCaller, labelOutcome, labelRuleKind, labelRule, labelAction, labelEndpoint, labelGeneration, labelSubset, labelReason, labelLE} {
 		if !slices.Contains(plugin.StatTags, l) {
 			t.Errorf("the filter has no label %s", l)
 		}

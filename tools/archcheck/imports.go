@@ -66,10 +66,11 @@ var rules = []rule{
 	{folder: "mcp-server/kube", internal: []string{"adapters/model", "mcp-server/resource", "mcp-server/governance"}, external: []string{"*"}},
 	{folder: "mcp-server/store", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/telemetry", internal: []string{"adapters/model"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
+	{folder: "mcp-server/rollout", internal: []string{"adapters", "adapters/model", "mcp-server/governance", "mcp-server/telemetry"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/topology", internal: []string{"adapters/model", "mcp-server/store", "mcp-server/telemetry"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/sidecar", internal: []string{"adapters/model", "mcp-server/resource"}, external: []string{"*"}, forbid: kubernetes},
 	{folder: "mcp-server/console", internal: []string{
-		"adapters/model", "mcp-server/resource", "mcp-server/store", "mcp-server/topology", "mcp-server/telemetry", "mcp-server/sidecar", "mcp-server/governance", "mcp-server/ui",
+		"adapters/model", "mcp-server/resource", "mcp-server/store", "mcp-server/topology", "mcp-server/telemetry", "mcp-server/sidecar", "mcp-server/governance", "mcp-server/rollout", "mcp-server/ui",
 	}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/config", internal: []string{"adapters", "adapters/model", "adapters/builtin", "wasm-filters/config"}, external: []string{"*"}, forbid: slices.Concat(istio, kubernetes)},
 	{folder: "mcp-server/ui"},

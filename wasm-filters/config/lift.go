@@ -52,6 +52,10 @@ const PeerHeader = "x-isthmus-peer"
 // AttachmentHeader begins the names of headers that hold attachments.
 const AttachmentHeader = "x-isthmus-attachment-"
 
+// HeaderSubset is the header of a response by which a route says which group of providers it has sent a lifted call to, so that
+// the calls of each group can be metered. Who writes routes sets it for a destination; callers do not see it.
+const HeaderSubset = "x-isthmus-subset"
+
 // The defaults of Lift and Lower.
 const (
 	DefaultSuffix          = "isthmus"

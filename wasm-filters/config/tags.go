@@ -12,6 +12,7 @@ const (
 	TagMethod    = "rpc_method"            // method name
 	TagCaller    = "rpc_caller"            // calling application
 	TagOutcome   = "rpc_outcome"           // protocol.Outcome
+	TagSubset    = "rpc_subset"            // the group of providers that a route has sent a lifted call to, as HeaderSubset says
 	TagKind      = "rpc_frame_kind"        // protocol.Kind
 	TagReason    = "rpc_filter_reason"     // why the filter could not do its work
 	TagRuleKind  = "rpc_rule_kind"         // its list in Plugin: "access", "faultInjection", "degrade", "circuitBreaker", "throttle"
@@ -25,6 +26,6 @@ const (
 // StatTags are all labels of the filter's metrics: what has to stand in Istio's defaultConfig.extraStatTags, or, for an Envoy
 // without Istio, each as tag_name of a stats_config.stats_tags entry with the regex (NAME=\.=(.*?);\.;).
 var StatTags = []string{
-	TagDirection, TagSystem, TagService, TagVersion, TagGroup, TagMethod, TagCaller, TagOutcome, TagKind, TagReason,
+	TagDirection, TagSystem, TagService, TagVersion, TagGroup, TagMethod, TagCaller, TagOutcome, TagSubset, TagKind, TagReason,
 	TagRuleKind, TagRule, TagAction, TagEndpoint, TagRevision, TagLE,
 }

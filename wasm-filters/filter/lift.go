@@ -502,6 +502,19 @@ func (c *Conn) liftRefuse(r *relay, code protocol.Code, why string) {
 	r.urgent = true
 }
 
+// liftEndOf ends a call for the metrics, those of its group of providers too.
+func (c *Conn) liftEndOf(e *relayed, o protocol.Outcome) {
+	i := c.inFlight[Downstream].find(e.id)
+	if i < 0 {
+		return
+	}
+	now := c.rt.vm.now()
+	if of := &c.inFlight[Downstream].slots[i]; e.subset > 0 && of.code == 0 {
+		c.rt.metrics.countSubset(c.rt.vm.protocols[c.protocol].Codec.Name(), of.route, e.subset, o, now-of.start)
+	}
+	c.finish(Downstream, i, o, now)
+}
+
 // liftEnd ends a call for the metrics.
 func (c *Conn) liftEnd(id uint64, o protocol.Outcome) {
 	if i := c.inFlight[Downstream].find(id); i >= 0 {
@@ -586,13 +599,15 @@ func (c *Conn) liftGoAway(r *relay, last uint32) {
 // liftHeaders reads a response's headers. It returns false where they cannot be read.
 func (c *Conn) liftHeaders(r *relay, ev *h2.Event) bool {
 	d := &r.session.Decoder
-	status, ours := uint16(0), false
+	status, ours, subset := uint16(0), false, uint8(0)
 	for d.Begin(ev.Data); d.Next(); {
 		switch name := d.Name(); {
 		case len(name) == 7 && string(name) == ":status":
 			status = uint16(millis(d.Value()))
 		case len(name) == len(headerOutcome) && string(name) == headerOutcome:
 			ours = true
+		case len(name) == len(config.HeaderSubset) && string(name) == config.HeaderSubset:
+			subset = c.rt.metrics.subset(d.Value())
 		}
 	}
 	if d.Err != nil {
@@ -603,7 +618,7 @@ func (c *Conn) liftHeaders(r *relay, ev *h2.Event) bool {
 		return true
 	}
 	if e.phase != phaseResponse {
-		e.phase, e.status, e.ours = phaseResponse, status, ours
+		e.phase, e.status, e.ours, e.subset = phaseResponse, status, ours, subset
 	}
 	if ev.End {
 		c.liftDone(r, e, e.body)
@@ -673,7 +688,7 @@ func (c *Conn) liftDone(r *relay, e *relayed, body []byte) {
 	if !r.silent {
 		c.rt.metrics.plain[c.protocol][c.dir].frames[f.Kind].n++
 	}
-	c.liftEnd(e.id, f.Outcome)
+	c.liftEndOf(e, f.Outcome)
 	c.liftRemove(r, e)
 }
 
@@ -685,7 +700,7 @@ func (c *Conn) liftFail(r *relay, e *relayed, code protocol.Code, o protocol.Out
 		line := appendMessage(vm.line[:0], code, "", 0, nil)
 		vm.line = append(append(line, ": "...), vm.reason...)
 		vm.wire = c.relayer().AppendReject(vm.wire, &vm.asked, code, view(vm.line))
-		c.liftEnd(e.id, o)
+		c.liftEndOf(e, o)
 	}
 	c.liftRemove(r, e)
 }

@@ -19,6 +19,7 @@ type relayed struct {
 	phase   phase
 	oneWay  bool   // lift: nobody waits for a response
 	ours    bool   // lift: the response comes from a filter that lowers
+	subset  uint8  // lift: where a route has sent it, by metrics.subset; 0 is not known
 	status  uint16 // lift: of the response
 	window  int64  // lower: how much may go to the peer
 	body    []byte // lift: of the response, lower: of the request, and later what of the response waits for a window

@@ -294,3 +294,62 @@ func TestChecksumOnTheWay(t *testing.T) {
 		}
 	}
 }
+
+// TestSubsets: calls are told apart by their group of providers without an allocation, and only so many groups, and names of groups, as
+// there is room for.
+func TestSubsets(t *testing.T) {
+	p := lifted(t, `{"lift":{}}`)
+	stream := uint32(1)
+	call := func(service, subset string) {
+		req, err := filtertest.Dubbo("req", map[string]string{"id": fmt.Sprint(stream), "service": service, "method": "m"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.give(filter.Downstream, req)
+		p.give(filter.Upstream, http2Frame(t, "headers", fmt.Sprintf("stream=%d,_status=200,x-isthmus-outcome=ok,x-isthmus-subset=%s", stream, subset), nil),
+			http2Frame(t, "data", fmt.Sprintf("stream=%d,end=1", stream), dubboFrame(t, "resp", int(stream))))
+		stream += 2
+	}
+	p.give(filter.Downstream, dubboFrame(t, "hb", 0))
+	p.give(filter.Upstream, http2Frame(t, "settings", "window=100000", nil), http2Frame(t, "window", "stream=0,by=1000000000", nil))
+	for i := range 300 {
+		call("demo.A", fmt.Sprintf("v%d", i))
+		call("demo.A", "v7")
+	}
+	for i := range 600 {
+		call(fmt.Sprintf("demo.B%d", i), "v7")
+	}
+	p.n.World().Clock += 1_000_000_000
+	if err := p.n.Tick(); err != nil {
+		t.Fatal(err)
+	}
+	metric := func(service, subset string) int64 {
+		return p.n.World().Metric(fmt.Sprintf(`isthmus_rpc_subset_requests_total{rpc_direction="client",rpc_system="dubbo",rpc_service=%q,rpc_version="0.0.0",rpc_outcome="ok",rpc_subset=%q}`, service, subset))
+	}
+	for _, c := range []struct {
+		service, subset string
+		want            int64
+	}{
+		{"demo.A", "v7", 301}, {"demo.A", "v254", 1}, {"demo.A", "v255", 0}, // 255 names
+		{"demo.B255", "v7", 1}, {"demo.B256", "v7", 1}, {"demo.B257", "v7", 0}, // and 512 groups
+	} {
+		if got := metric(c.service, c.subset); got != c.want {
+			t.Errorf("%s %s: %d calls, not %d", c.service, c.subset, got, c.want)
+		}
+	}
+	req, head, data := dubboFrame(t, "req", 1), http2Frame(t, "headers", "stream=1,_status=200,x-isthmus-outcome=ok,x-isthmus-subset=v7", nil),
+		http2Frame(t, "data", "stream=1,end=1", dubboFrame(t, "resp", 1))
+	var b, c filtertest.Scratch
+	answer := append(head, data...)
+	if n := testing.AllocsPerRun(200, func() {
+		b.Set(req)
+		p.c.Data(filter.Downstream, &b, len(req), false)
+		binary.BigEndian.PutUint32(answer[5:], stream)
+		binary.BigEndian.PutUint32(answer[len(head)+5:], stream)
+		stream += 2
+		c.Set(answer)
+		p.c.Data(filter.Upstream, &c, len(answer), false)
+	}); n != 0 {
+		t.Errorf("%v allocations a call", n)
+	}
+}

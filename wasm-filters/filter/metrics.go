@@ -16,6 +16,7 @@ const (
 	nameSum         = "isthmus_rpc_duration_milliseconds_sum"
 	nameCount       = "isthmus_rpc_duration_milliseconds_count"
 	nameInFlight    = "isthmus_rpc_in_flight"
+	nameSubset      = "isthmus_rpc_subset_" // and what follows isthmus_rpc_
 	nameConnections = "isthmus_filter_connections_total"
 	nameFrames      = "isthmus_filter_frames_total"
 	nameFaults      = "isthmus_filter_faults_total"
@@ -61,6 +62,7 @@ type counter struct {
 type series struct {
 	labels string
 	dirty  bool
+	group  bool // of a group of providers: nameSubset
 	by     [outcomes]counter
 	spill  *series // takes what may not become a metric of its own; nil if this one is always allowed
 }
@@ -69,6 +71,7 @@ type series struct {
 type timing struct {
 	labels   string
 	dirty    bool
+	group    bool // as series.group; then inFlight is nothing
 	defined  bool
 	buckets  [len(bounds) + 1]uint64 // since the last report; not cumulative
 	nanos    uint64                  // since the last report, and what was less than a millisecond before
@@ -117,6 +120,18 @@ var faultNames = [faults]string{
 	"attachments", "too_late", "unlifted", "undelayed", "no_endpoint", "contradiction", "internal",
 }
 
+// group is what is counted of the calls that a route has sent to one group of a service's providers.
+type group struct {
+	series series
+	timing timing
+}
+
+// maxSubsets and maxGroups bound the names of groups of providers, and the groups: those beyond are not counted by group.
+const (
+	maxSubsets = 255
+	maxGroups  = 512
+)
+
 // metrics are those of one runtime.
 type metrics struct {
 	host     Host
@@ -126,7 +141,9 @@ type metrics struct {
 	callers  map[string]struct{}
 	series   map[string]*series
 	timings  map[string]*timing
-	metrics  uint32 // of series, that the host has
+	subsets  map[string]uint8  // names of groups, from 1
+	groups   map[string]*group // by their labels
+	metrics  uint32            // of series, that the host has
 	changed  []*series
 	timed    []*timing
 
@@ -153,6 +170,7 @@ func (m *metrics) init(host Host, protocols []Protocol) {
 	m.services, m.methods, m.callers = make(map[string]struct{}), make(map[string]struct{}), make(map[string]struct{})
 	m.series, m.timings = make(map[string]*series), make(map[string]*timing)
 	m.plain = make([]plain, len(protocols)+1)
+	m.subsets, m.groups = make(map[string]uint8), make(map[string]*group)
 	m.opaque = make(map[opaque]*counter)
 	for p := range m.plain {
 		for d := range m.plain[p] {
@@ -180,6 +198,71 @@ func (m *metrics) count(s *series, o protocol.Outcome, n uint64) {
 		s.dirty = true
 		m.changed = append(m.changed, s)
 	}
+}
+
+// subset returns the number of a group's name, 0 where there are too many.
+func (m *metrics) subset(name []byte) uint8 {
+	if n, ok := m.subsets[string(name)]; ok {
+		return n
+	}
+	n := len(m.subsets) + 1
+	if n > maxSubsets || len(name) == 0 || len(name) > maxLabel {
+		return 0
+	}
+	m.subsets[string(name)] = uint8(n)
+	return uint8(n)
+}
+
+// countSubset counts a call of route r that ended after d, for the group of providers with that number.
+func (m *metrics) countSubset(system string, r *route, subset uint8, o protocol.Outcome, d policy.Nanos) {
+	if int(subset) >= len(r.groups) {
+		r.groups = append(r.groups, make([]*group, int(subset)+1-len(r.groups))...)
+	}
+	g := r.groups[subset]
+	if g == nil {
+		if g = m.group(system, r, subset); g == nil {
+			return
+		}
+		r.groups[subset] = g
+	}
+	m.count(&g.series, o, 1)
+	g.timing.observe(d)
+	m.touch(&g.timing)
+}
+
+// group returns the group of providers with that number, nil where there are too many.
+func (m *metrics) group(system string, r *route, subset uint8) *group {
+	name := ""
+	for s, n := range m.subsets {
+		if n == subset {
+			name = s
+		}
+	}
+	b := m.head(m.name[:0], system, r.dir)
+	b = appendLabel(b, config.TagService, r.service)
+	b = appendLabel(b, config.TagVersion, r.version)
+	b = appendLabel(b, config.TagGroup, r.group)
+	b = appendLabel(b, config.TagSubset, name)
+	m.name = b
+	g := m.groups[string(b)]
+	if g == nil && len(m.groups) < maxGroups && r.service != "" {
+		g = new(group)
+		g.series.labels, g.series.group = string(b), true
+		g.timing.labels, g.timing.group = g.series.labels, true
+		for i := range g.series.by {
+			g.series.by[i].id = undefined
+		}
+		m.groups[g.series.labels] = g
+	}
+	return g
+}
+
+// nameOf is the name of a metric, or of that of a group of providers.
+func nameOf(name string, group bool) (prefix, rest string) {
+	if !group {
+		return "", name
+	}
+	return nameSubset, name[len("isthmus_rpc_"):]
 }
 
 func (m *metrics) touch(t *timing) {
@@ -348,7 +431,8 @@ func (m *metrics) flush(protocols []Protocol) {
 				m.metrics++
 				m.name = append(m.name[:0], s.labels...)
 				m.name = appendLabel(m.name, config.TagOutcome, protocol.Outcome(o).String())
-				m.name = append(m.name, nameRequests...)
+				prefix, rest := nameOf(nameRequests, s.group)
+				m.name = append(append(m.name, prefix...), rest...)
 				c.id = m.host.Counter(m.name)
 			}
 			m.host.Add(c.id, int64(c.n))
@@ -395,7 +479,8 @@ func (m *metrics) flushTiming(t *timing) {
 	if !t.defined {
 		t.defined = true
 		metric := func(name string) []byte {
-			m.name = append(append(m.name[:0], t.labels...), name...)
+			prefix, rest := nameOf(name, t.group)
+			m.name = append(append(append(m.name[:0], t.labels...), prefix...), rest...)
 			return m.name
 		}
 		for i := range t.ids {
@@ -404,9 +489,14 @@ func (m *metrics) flushTiming(t *timing) {
 				le = bounds[i].le
 			}
 			m.name = appendLabel(append(m.name[:0], t.labels...), config.TagLE, le)
-			t.ids[i] = m.host.Counter(append(m.name, nameBucket...))
+			prefix, rest := nameOf(nameBucket, t.group)
+			m.name = append(append(m.name, prefix...), rest...)
+			t.ids[i] = m.host.Counter(m.name)
 		}
-		t.sum, t.count, t.gauge = m.host.Counter(metric(nameSum)), m.host.Counter(metric(nameCount)), m.host.Gauge(metric(nameInFlight))
+		t.sum, t.count = m.host.Counter(metric(nameSum)), m.host.Counter(metric(nameCount))
+		if !t.group {
+			t.gauge = m.host.Gauge(metric(nameInFlight))
+		}
 	}
 	var total uint64
 	for i := range t.buckets {

@@ -24,6 +24,7 @@ type route struct {
 	chain  *chain        // nil: no rule matches
 	epoch  uint32        // of the ruleset that chain comes from
 	lift   [2]*liftBlock // see liftTable.index
+	groups []*group      // of providers, by metrics.subset; nil ones are not counted
 }
 
 // is tells whether r is the route of the calls that k describes.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
+	"github.com/isthmus-mesh/isthmus/mcp-server/rollout"
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
@@ -185,6 +186,14 @@ type RuleList struct {
 type RuleDetail struct {
 	Rule
 	Explanation governance.Explanation `json:"explanation"`
+}
+
+// Rollout is a release of a new version in steps.
+type Rollout = rollout.View
+
+// RolloutList are the releases that there are, sorted by namespace and name.
+type RolloutList struct {
+	Items []Rollout `json:"items"`
 }
 
 // Istiod is a connected client of the MCP server.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+	"github.com/isthmus-mesh/isthmus/mcp-server/rollout"
 )
 
 // maxAnswerBytes bounds an answer.
@@ -177,6 +178,41 @@ func (c *Client) PutRule(ctx context.Context, id RuleID, text []byte, revision s
 func (c *Client) DeleteRule(ctx context.Context, id RuleID, revision string) error {
 	_, err := c.do(ctx, http.MethodDelete, id.path(), nil, precondition(revision), nil)
 	return err
+}
+
+// RolloutID names a rollout.
+type RolloutID struct{ Namespace, Name string }
+
+func (i RolloutID) path() string {
+	return "/api/v1/rollouts/" + url.PathEscape(i.Namespace) + "/" + url.PathEscape(i.Name)
+}
+
+// Rollouts returns the releases that are under way, and those that are over.
+func (c *Client) Rollouts(ctx context.Context) (*api.RolloutList, error) {
+	return get[api.RolloutList](ctx, c, "/api/v1/rollouts", nil)
+}
+
+// Rollout returns one release.
+func (c *Client) Rollout(ctx context.Context, id RolloutID) (*api.Rollout, error) {
+	return get[api.Rollout](ctx, c, id.path(), nil)
+}
+
+// StartRollout begins a release as text says, one document of YAML or JSON, and returns it.
+func (c *Client) StartRollout(ctx context.Context, id RolloutID, text []byte) (*api.Rollout, error) {
+	body, err := c.do(ctx, http.MethodPut, id.path(), nil, http.Header{"Content-Type": {"application/yaml"}}, text)
+	if err != nil {
+		return nil, err
+	}
+	return decode[api.Rollout](c, body)
+}
+
+// ActOnRollout does something with a release that is under way, and returns it.
+func (c *Client) ActOnRollout(ctx context.Context, id RolloutID, action rollout.Action) (*api.Rollout, error) {
+	body, err := c.do(ctx, http.MethodPost, id.path()+"/"+url.PathEscape(string(action)), nil, http.Header{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return decode[api.Rollout](c, body)
 }
 
 // Istiods returns who is connected.

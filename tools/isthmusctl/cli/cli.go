@@ -118,7 +118,7 @@ func New(s *Streams) *cobra.Command {
 		Short: "Show and work on the services that Isthmus brings into the mesh",
 		Long: `isthmusctl shows what Isthmus knows of the mesh's services and works on its configuration.
 
-services, service, problems, sources, rules, rule, istiods and top ask a running mcp-server (--server, or $ISTHMUS_SERVER);
+services, service, problems, sources, rules, rule, rollout, istiods and top ask a running mcp-server (--server, or $ISTHMUS_SERVER);
 registry, translate, config and decode work on files.
 
 Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an invalid file, no such service);
@@ -140,6 +140,7 @@ Exit codes: 0 done; 1 done, and what was looked at is bad (a malformed frame, an
 		newSources(s, server),
 		newRules(s, server),
 		newRule(s, server),
+		newRollout(s, server),
 		newIstiods(s, server),
 		newTop(s, server),
 		newRegistry(s),

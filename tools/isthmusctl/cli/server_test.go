@@ -90,6 +90,11 @@ func metered() telemetry.Report {
 			idle,
 			at("client", "", 1254.5, 0.00001, 0.0008, 0.008, p(0.9), p(1.3), p(220), 3), at("server", "", 1234, 0, 0, 0, p(0.4), p(0.7), p(12.3), 1),
 		},
+		Subsets: []telemetry.SubsetTraffic{
+			{Subset: telemetry.Subset{System: "dubbo", Service: "demo.GreetService", Version: "1.0.0", Group: "g1", Subset: "v1-or-all"}, Rate: 990, Share: 0.9, ExceptionRatio: 0.02, P50: p(0.9), P99: p(3.2)},
+			{Subset: telemetry.Subset{System: "dubbo", Service: "demo.GreetService", Version: "1.0.0", Group: "g1", Subset: "v2-or-all"}, Rate: 110, Share: 0.1, ErrorRatio: 0.04, P50: p(1.1), P99: p(9.1)},
+			{Subset: telemetry.Subset{System: "bolt", Service: "demo.PayService", Version: "1.0", Subset: "v1"}},
+		},
 		Rules: []telemetry.Rule{
 			{Name: "default/greet", Rates: map[string]float64{"admit": 10, "reject": 10}, Totals: map[string]float64{"admit": 99, "reject": 1234}, Targets: []string{"greet-1", "web"}},
 			{Name: "default/watch", Rates: map[string]float64{"admit": 3, "would_reject": 0.005}, Totals: map[string]float64{"admit": 5}, Targets: []string{"web"}},

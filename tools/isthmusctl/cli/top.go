@@ -103,6 +103,9 @@ func (f *topFlags) filter(r *api.Traffic) {
 	r.Services = slices.DeleteFunc(r.Services, func(t telemetry.Traffic) bool {
 		return other(t) && !slices.ContainsFunc(r.Methods, func(m telemetry.Traffic) bool { return sameService(m, t) && m.Direction == t.Direction })
 	})
+	r.Subsets = slices.DeleteFunc(r.Subsets, func(t telemetry.SubsetTraffic) bool {
+		return !wanted(f.direction, "client") || !fits(serviceName(t.Service, t.Version, t.Group), t.Subset.Subset)
+	})
 	r.Edges = slices.DeleteFunc(r.Edges, func(e telemetry.Edge) bool {
 		return !wanted(f.direction, e.Direction) || !fits(serviceName(e.Service, e.Version, e.Group), e.Caller)
 	})
@@ -207,7 +210,7 @@ func (s *Streams) traffic(w io.Writer, r *api.Traffic, flags *topFlags) error {
 			fmt.Fprintln(w, inner.paint(colourRed, fmt.Sprintf("  %s has refused the filter's last configuration and runs the one before", printable(target.Name))))
 		}
 	}
-	sections := []*table{trafficTable(r, flags.order), edgeTable(r.Edges), effectTable(r.Rules)}
+	sections := []*table{trafficTable(r, flags.order), edgeTable(r.Edges), subsetTable(r.Subsets), effectTable(r.Rules)}
 	for i, t := range sections {
 		if len(t.rows) == 0 && i > 0 {
 			continue
@@ -377,6 +380,25 @@ func edgeTable(edges []telemetry.Edge) *table {
 			failed.colour = colourRed
 		}
 		t.add(text(cmp.Or(r.caller, "(unknown)")), text(r.service), show(r.sent), show(r.received), failed)
+	}
+	return t
+}
+
+// subsetTable shows what callers see of the groups of providers that routes send calls to.
+func subsetTable(subsets []telemetry.SubsetTraffic) *table {
+	t := &table{head: []string{"ROUTED TO", "GROUP", "CALLS/S", "SHARE", "ERRORS", "EXCEPTIONS", "P50 MS", "P99 MS"}}
+	last := ""
+	for i := range subsets {
+		s := &subsets[i]
+		name := text(serviceName(s.Service, s.Version, s.Group))
+		if name.text == last {
+			name.text = " "
+		} else {
+			last = name.text
+		}
+		share := ratioCell(s.Share, s.Rate, "")
+		t.add(name, text(s.Subset.Subset), cell{text: rate(s.Rate), right: true}, share, ratioCell(s.ErrorRatio, s.Rate, colourRed), ratioCell(s.ExceptionRatio, s.Rate, colourYellow),
+			cell{text: millis(s.P50), right: true}, cell{text: millis(s.P99), right: true})
 	}
 	return t
 }

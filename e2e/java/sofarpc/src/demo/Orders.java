@@ -8,8 +8,8 @@ import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 
 /**
- * An application between two worlds: called by Bolt, it calls the StockService by Dubbo. System properties: app.name, port
- * and SOFA's registry as for Provider, and Dubbo's own. It prints READY when its service is registered, and ends on SIGTERM.
+ * An application between two worlds: called by Bolt, it calls the StockService by Dubbo. System properties: app.name, port,
+ * label.version (optional) and SOFA's registry as for Provider, and Dubbo's own. It prints READY when its service is registered, and ends on SIGTERM.
  */
 public final class Orders {
     private Orders() {
@@ -33,6 +33,9 @@ public final class Orders {
                 .setRef(orders)
                 .setServer(new ServerConfig().setProtocol("bolt").setPort(Integer.getInteger("port", 12200)).setDaemon(false))
                 .setRegistry(Registry.configured());
+        if (System.getProperty("label.version") != null) {
+            provider.setParameter("label.version", System.getProperty("label.version"));
+        }
         provider.export();
         Runtime.getRuntime().addShutdownHook(new Thread(provider::unExport));
         System.out.println("READY");
