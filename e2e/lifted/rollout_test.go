@@ -138,7 +138,7 @@ func TestRollout(t *testing.T) {
 		t.Errorf("%d of %d calls have met the bad version", c.Exceptions, c.OK+c.Exceptions)
 	}
 	for _, f := range faults {
-		if !strings.Contains(f.Message, "a bug of this version") {
+		if !strings.Contains(f.Message, "broken") {
 			t.Errorf("the consumer is told %s", f.Message)
 		}
 	}
