@@ -253,19 +253,29 @@ func (s *Sidecar) Endpoints(ctx context.Context, host string) ([]string, error) 
 	return slices.Compact(out), err
 }
 
-// Sent returns how many requests the sidecar has sent to each endpoint of a host, through all of the host's clusters, or with a subset
+// Sent returns how many requests the sidecar has sent to each endpoint of a host, retries among them, through all of the host's clusters, or with a subset
 // through that one's only. A cluster whose configuration changes is made anew, and counts from nothing.
 func (s *Sidecar) Sent(ctx context.Context, host, subset string) (map[string]int, error) {
+	return s.requests(ctx, host, subset, "rq_total")
+}
+
+// Answered does so for those that were answered without an error: each call once, however often it was tried.
+func (s *Sidecar) Answered(ctx context.Context, host, subset string) (map[string]int, error) {
+	return s.requests(ctx, host, subset, "rq_success")
+}
+
+// requests is Sent for a counter of Envoy's (HostStats).
+func (s *Sidecar) requests(ctx context.Context, host, subset, counter string) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.hosts(ctx, host, func(c *clusterHosts, i int, endpoint string) error {
 		if subset != "" && !strings.Contains(c.Name, "|"+subset+"|") {
 			return nil
 		}
 		for _, stat := range c.HostStatuses[i].Stats {
-			if stat.Name == "rq_total" && stat.Value != "" { // 0 goes without saying
+			if stat.Name == counter && stat.Value != "" { // 0 goes without saying
 				n, err := strconv.Atoi(stat.Value)
 				if err != nil {
-					return fmt.Errorf("mesh: rq_total of %s: %w", endpoint, err)
+					return fmt.Errorf("mesh: %s of %s: %w", counter, endpoint, err)
 				}
 				out[endpoint] += n
 			}
