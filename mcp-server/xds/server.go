@@ -102,6 +102,7 @@ func (s *Server) Apply(a *Assignments) {
 	}
 	var changed []string
 	if before != nil {
+		s.retain(a, before)
 		changed = a.inherit(before)
 	}
 	s.current = a
@@ -126,6 +127,33 @@ func (s *Server) Apply(a *Assignments) {
 	for _, host := range changed {
 		owe(s.subs[host])
 	}
+}
+
+// retain keeps groups that are gone for as long as sidecars ask for them. Routes go to them until istiod has said otherwise, which takes it a tenth of a
+// second, or until it is back; endpoints are here before that, and calls would fail in between. The caller holds mu.
+func (s *Server) retain(a, before *Assignments) {
+	for host, b := range before.services {
+		now := a.services[host]
+		if now == nil {
+			continue
+		}
+		for _, sub := range b.subsets {
+			gone := !slices.ContainsFunc(now.subsets, func(o Subset) bool { return o.Name == sub.Name })
+			if gone && s.asks(host, sub.Name) {
+				now.subsets = append(slices.Clip(now.subsets), sub)
+			}
+		}
+	}
+}
+
+// asks tells whether somebody asks for a group. The caller holds mu.
+func (s *Server) asks(host, subset string) bool {
+	for p := range s.subs[host] {
+		if n, ok := ParseClusterName(p.name); ok && n.Subset == subset {
+			return true
+		}
+	}
+	return false
 }
 
 // host is what the subscriptions to a name are found by: the host of a cluster, or "" where the name is none, of which there is never anything.

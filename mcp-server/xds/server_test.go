@@ -324,3 +324,46 @@ func TestLatency(t *testing.T) {
 		t.Errorf("%d responses for %d services and %d changes", total, services, changes)
 	}
 }
+
+// holds tells whether somebody asks for a group.
+func (s *Server) holds(host, subset string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asks(host, subset)
+}
+
+// A group that is gone keeps its endpoints, and their changes, for those who ask for it, and is gone with the last of them.
+func TestRetained(t *testing.T) {
+	s, address := start(t, Options{}, nil)
+	apply := func(n int, subsets ...Subset) {
+		x := service("a", n, 0)
+		for i := range x.Endpoints {
+			x.Endpoints[i].Labels["zone"] = "east"
+		}
+		s.Apply(NewAssignments([]Service{x}, map[string][]Subset{"a": subsets}))
+	}
+	east, west := Subset{Name: "zone-east", Labels: map[string]string{"zone": "east"}}, Subset{Name: "zone-west-or-all", Labels: map[string]string{"zone": "west"}, OrAll: true}
+	cluster := func(subset string) string { return ClusterName{Host: "a", Subset: subset, Port: 20880}.String() }
+	e := dial(t, address, dialOptions{})
+	apply(4, east, west)
+	c, d := e.subscribe(nil, cluster("zone-east")), e.subscribe(nil, cluster("zone-west-or-all"))
+	has := func(what string, n int) {
+		t.Helper()
+		e.wait(what, func() bool { return c.endpoints(cluster("zone-east")) == n && d.endpoints(cluster("zone-west-or-all")) == n })
+	}
+	has("the groups", 4)
+	apply(3)
+	has("one endpoint less of each", 3)
+	c.end()
+	e.wait("the end of a subscription", func() bool { return !s.holds("a", east.Name) })
+	apply(2)
+	s.mu.Lock()
+	if kept := s.current.services["a"].subsets; len(kept) != 1 || kept[0].Name != west.Name {
+		t.Errorf("there are %v, and only %s is asked for", kept, west.Name)
+	}
+	s.mu.Unlock()
+	e.wait("the other one", func() bool { return d.endpoints(cluster("zone-west-or-all")) == 2 })
+	// It may come back as something else.
+	apply(2, Subset{Name: "zone-west-or-all", Labels: map[string]string{"zone": "nowhere"}})
+	e.wait("the new one", func() bool { return d.endpoints(cluster("zone-west-or-all")) == 0 })
+}
