@@ -323,9 +323,12 @@ func (p *pipeline) plan(ctx context.Context, jobs *mailbox) error {
 func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
 	hold := holdOff{HoldOff: p.started.HoldOff}
 	assembler := newAssembler(p.metrics.measure)
+	if p.endpoints != nil {
+		assembler.passage = &passage{known: p.endpoints.Know}
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var next *job
+	var next, again *job // again is what was assembled last, if that may have to be something else by now
 	var since time.Time
 	for {
 		select {
@@ -339,6 +342,10 @@ func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
 				hold.end()
 			}
 		case <-timer.C:
+			if next == nil && again != nil {
+				next = again
+				hold.end()
+			}
 		}
 		if next == nil {
 			continue
@@ -376,6 +383,11 @@ func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
 		close(p.shown)
 		p.shown = make(chan struct{})
 		p.mu.Unlock()
+		if again = nil; r.again > 0 {
+			again = next
+			again.fresh = false
+			timer.Reset(r.again)
+		}
 		next = nil
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
@@ -26,6 +27,8 @@ type Rendered struct {
 	Problems   []store.Problem // of all stages but the configuration
 	// Endpoints are those of lifted services, which do not go through istiod.
 	Endpoints *xds.Assignments
+	// again is after what time it may have to be something else, although nothing has changed; 0 for never.
+	again time.Duration
 	// routed finds the services that routes may be for.
 	routed func() []governance.Routed
 }
@@ -105,6 +108,7 @@ type assembler struct {
 	measure  measure
 	governed governed
 	lifted   lifted
+	passage  *passage // nil: routes change at once
 }
 
 func newAssembler(m measure) *assembler { return &assembler{measure: m} }
@@ -135,12 +139,16 @@ func (a *assembler) assemble(in input, p *plan) Rendered {
 	g, l := a.governed.out, &a.lifted
 	done()
 	done = a.measure("assemble")
-	set, err := resource.Union(t.Set(), g.Set, l.set, p.routes.Set)
+	routes, again := p.routes.Set, time.Duration(0)
+	if a.passage != nil {
+		routes, again = a.passage.step(&p.routes, time.Now())
+	}
+	set, err := resource.Union(t.Set(), g.Set, l.set, routes)
 	done()
 	if err != nil { // they hold different types, or names
 		panic("app: " + err.Error())
 	}
-	out := Rendered{Set: set, Hosts: hosts(t.Services), Lifts: lifts(t, in.spec), Routes: map[governance.ID][]store.Route{}, Endpoints: p.endpoints, routed: sync.OnceValue(func() []governance.Routed {
+	out := Rendered{Set: set, Hosts: hosts(t.Services), Lifts: lifts(t, in.spec), Routes: map[governance.ID][]store.Route{}, Endpoints: p.endpoints, again: again, routed: sync.OnceValue(func() []governance.Routed {
 		out := make([]governance.Routed, len(t.Services))
 		for i, s := range t.Services {
 			out[i] = routed(s)

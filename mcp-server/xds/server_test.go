@@ -302,6 +302,7 @@ func TestLatency(t *testing.T) {
 	for n := range changes {
 		i := rand.IntN(services)
 		state[i] = service(state[i].Host, endpoints-n%2, byte(n+1))
+		state[i].Endpoints[0].Weight = uint32(n + 1) // so that it is another one in any case: bytes come again
 		c := clusters[i]
 		e.mu.Lock()
 		sent := c.responses
@@ -349,7 +350,9 @@ func TestRetained(t *testing.T) {
 	c, d := e.subscribe(nil, cluster("zone-east")), e.subscribe(nil, cluster("zone-west-or-all"))
 	has := func(what string, n int) {
 		t.Helper()
-		e.wait(what, func() bool { return c.endpoints(cluster("zone-east")) == n && d.endpoints(cluster("zone-west-or-all")) == n })
+		e.wait(what, func() bool {
+			return c.endpoints(cluster("zone-east")) == n && d.endpoints(cluster("zone-west-or-all")) == n
+		})
 	}
 	has("the groups", 4)
 	apply(3)
