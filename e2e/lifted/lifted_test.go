@@ -256,6 +256,45 @@ spec:
     - {labels: {version: v2}, percent: 20}
 `
 
+// changing changes the rule while calls are made: to other groups, to none, and back. No call may fail by it.
+func (l *lifted) changing() {
+	l.t.Helper()
+	mark := l.caller.Mark()
+	l.must(l.caller.Rates(map[string]float64{"sayHello": 400}))
+	strict := strings.NewReplacer("  routes:", "  split: false\n  routes:", "percent: 80", "percent: 60", "percent: 20", "percent: 40").Replace(rule)
+	for _, step := range []struct {
+		text string
+		has  bool
+		mark string // in routes
+	}{{strict, true, "|v1|"}, {"", false, "|v1|"}, {rule, true, "|v1-or-all|"}} {
+		if step.text == "" {
+			l.must(l.RemoveRule("greet"))
+		} else {
+			l.must(l.ApplyRule("greet", step.text))
+		}
+		l.until("routes with "+step.mark, func(ctx context.Context) error {
+			page, err := l.sidecar.Admin(ctx, "/config_dump?resource=dynamic_route_configs")
+			if err == nil && strings.Contains(string(page), step.mark+greetHost) != step.has {
+				err = fmt.Errorf("the sidecar's routes go to %s: %v, want %v", step.mark, !step.has, step.has)
+			}
+			return err
+		})
+		_, _, err := l.caller.Next(l.t.Context(), 1)
+		l.must(err)
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), within)
+	defer cancel()
+	_, err := l.caller.Quiet(ctx)
+	l.must(err)
+	seconds, faults := l.caller.Since(mark)
+	c := caller.Sum(seconds).Total()
+	if c.OK < 400 || c.Exceptions+c.Errors > 0 {
+		l.t.Errorf("while the rule changed the consumer said %v %v", caller.Sum(seconds), faults)
+	}
+	l.t.Logf("while the rule changed %d calls were answered", c.OK)
+	l.routed("sayHello", "v1-or-all", "v2-or-all")
+}
+
 const operator = `apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: by-hand, namespace: default}
@@ -313,6 +352,8 @@ func TestLifted(t *testing.T) {
 	if got[v1] != 0 {
 		t.Errorf("%d calls of the tenant have gone elsewhere", got[v1])
 	}
+
+	l.changing()
 
 	// An operator's own go before ours.
 	l.must(l.ApplyIstio("by-hand", operator))
