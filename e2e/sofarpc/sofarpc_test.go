@@ -247,9 +247,9 @@ func (b *bed) untilTotals(t *testing.T, machine, direction, system, service stri
 	until(t, "the filter's totals at the "+direction, func(ctx context.Context) error {
 		got, err := totals(ctx, b.sidecars[machine], direction, system, service)
 		if late := got["stall"]; late != nil {
-			// Its caller has given up. A provider that is slow enough not to have begun by then drops the request without an
-			// answer (RpcRequestProcessor), and the filter goes on waiting for one.
-			got["stall"] = map[string]int{"ok": late["ok"] + late[inFlight]}
+			// Its caller has given up, and an answer that comes afterwards counts as that. A provider that is slow enough not to have begun by
+			// then drops the request without one (RpcRequestProcessor), and the filter goes on waiting.
+			got["stall"] = map[string]int{"timeout": late["timeout"] + late[inFlight]}
 		}
 		if err == nil && !maps.EqualFunc(got, want, maps.Equal) {
 			err = fmt.Errorf("they are %v, and should be %v", got, want)
@@ -327,7 +327,7 @@ func TestCalls(t *testing.T) {
 			case "note":
 				want[method] = map[string]int{"none": c.OK}
 			case "stall":
-				want[method] = map[string]int{"ok": c.Errors}
+				want[method] = map[string]int{"timeout": c.Errors}
 			default:
 				want[method] = map[string]int{"ok": c.OK}
 			}
