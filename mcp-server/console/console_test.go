@@ -376,3 +376,29 @@ func TestLimitedListener(t *testing.T) {
 		t.Error("a closed listener accepts")
 	}
 }
+
+// TestTrafficOfRules: what an Envoy still shows of a rule that is gone is nobody's, unless calls are still held to it.
+func TestTrafficOfRules(t *testing.T) {
+	none := map[string]float64{"admit": 0, "reject": 0}
+	_, c := serve(t, Options{Traffic: func() telemetry.Report {
+		return telemetry.Report{Rules: []telemetry.Rule{
+			{Kind: "access", Name: "default/r", Rates: none}, // of another kind
+			{Kind: "throttle", Name: "default/gone", Rates: none},
+			{Kind: "throttle", Name: "default/held", Rates: map[string]float64{"admit": 0, "reject": 1}},
+			{Kind: "throttle", Name: "default/r", Rates: none},
+			{Name: "default/r"},
+			{Name: "other/r"},
+		}}
+	}})
+	x, err := c.Traffic(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{}
+	for _, r := range x.Rules {
+		got = append(got, r.Kind+" "+r.Name)
+	}
+	if want := []string{"throttle default/held", "throttle default/r", " default/r"}; !slices.Equal(got, want) {
+		t.Errorf("%q, not %q", got, want)
+	}
+}

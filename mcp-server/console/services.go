@@ -15,7 +15,9 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/adapters/model"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+	"github.com/isthmus-mesh/isthmus/mcp-server/governance"
 	"github.com/isthmus-mesh/isthmus/mcp-server/store"
+	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
 
 // The sizes of a page of services.
@@ -270,5 +272,30 @@ func (s *Server) traffic(r *http.Request) (any, error) {
 	if _, err := parameters(r); err != nil {
 		return nil, err
 	}
-	return s.o.Traffic(), nil
+	report := s.o.Traffic()
+	report.Rules = current(report.Rules, s.o.Store.Load().Rules)
+	return report, nil
+}
+
+// current leaves out rules that have been removed: an Envoy shows what they did for as long as it runs. One that somebody has given to a filter by
+// hand looks the same, so what has counted calls of late stays.
+func current(did []telemetry.Rule, rules []store.Rule) []telemetry.Rule {
+	type named struct{ kind, name string }
+	known := map[named]bool{}
+	for i := range rules {
+		name := rules[i].Namespace + "/" + rules[i].Name
+		known[named{governance.FilterKind(rules[i].Kind), name}] = true
+		known[named{"", name}] = true // where Envoy does not show the kind
+	}
+	out := []telemetry.Rule{}
+	for i := range did {
+		shown := known[named{did[i].Kind, did[i].Name}]
+		for _, rate := range did[i].Rates {
+			shown = shown || rate > 0
+		}
+		if shown {
+			out = append(out, did[i])
+		}
+	}
+	return out
 }

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -46,6 +47,9 @@ spec:
   interval: 10s
   analysis: {minCalls: 20}
 `
+
+// document2 has all that an analysis can say.
+var document2 = strings.Replace(document1, "{minCalls: 20}", "{minCalls: 7, exceptions: ignore, errorRate: {max: 5%, maxIncrease: 0.01}, p99: {max: 1500ms, maxFactor: 1.5}, average: {max: 1h}}", 1)
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, text: map[governance.ID][]byte{}, calls: map[telemetry.Subset]telemetry.Calls{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
@@ -485,7 +489,7 @@ func TestStartIsRefused(t *testing.T) {
 
 // What Document writes Parse reads.
 func TestDocument(t *testing.T) {
-	id, spec, err := Parse([]byte(strings.Replace(document1, "{minCalls: 20}", "{minCalls: 7, exceptions: ignore, errorRate: {max: 5%, maxIncrease: 0.01}, p99: {max: 1500ms, maxFactor: 1.5}, average: {max: 1h}}", 1)))
+	id, spec, err := Parse([]byte(document2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,38 +525,89 @@ func TestMetrics(t *testing.T) {
 // Whatever is sent, what is taken is something that a rule can hold and a later start can read.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(document1))
-	f.Add([]byte(strings.Replace(document1, "{minCalls: 20}", "{minCalls: 7, exceptions: ignore, errorRate: {max: 5%, maxIncrease: 0.01}, p99: {max: 1500ms, maxFactor: 1.5}, average: {max: 1h}}", 1)))
+	f.Add([]byte(document2))
 	f.Add([]byte(`{"apiVersion":"governance.isthmus.io/v1alpha1","kind":"Rollout","metadata":{"name":"a","namespace":"b"},"spec":{"service":{"interface":"x"},"stable":{"a":"b"},"canary":{"a":"c"},"steps":[{"percent":100}]}}`))
+	f.Add([]byte(strings.Replace(document1, "interval: 10s", "interval: 24h\n  priority: 0", 1)))
+	f.Add([]byte(strings.Replace(document1, "percent: 50", "percent: 1", 1)))
+	f.Add([]byte(strings.Replace(document1, "canary: {version: v2}", "canary: {version: v1}", 1)))
+	f.Add([]byte(document1 + "---\n" + document1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		id, spec, err := Parse(text)
 		if err != nil {
 			return
 		}
 		r := &record{Spec: spec.withDefaults(), Status: Status{Phase: PhaseProgressing, Step: stepAnnounced}}
-		rule, err := r.text(id)
+		held(t, r, id)
+		sent, err := Document(id, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		rules, err := governance.Parse(rule)
-		if err != nil || len(rules) != 1 {
-			t.Fatalf("%v\n%s", err, rule)
-		}
-		again, ok, err := parseRecord(&rules[0])
-		if err != nil || !ok || !again.ours(&rules[0]) {
-			t.Errorf("%v %v\n%s", ok, err, rule)
+		if again, _, err := Parse(sent); err != nil || again != id {
+			t.Errorf("%s %v\n%s", again, err, sent)
 		}
 	})
 }
 
-// FuzzRecord: whatever an annotation holds, it is read or refused.
+// held fails unless the rule that holds a release is one, and gives the release back.
+func held(t *testing.T, r *record, id ID) *governance.Rule {
+	t.Helper()
+	text, err := r.text(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := governance.Parse(text)
+	if err != nil || len(rules) != 1 {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	again, ok, err := parseRecord(&rules[0])
+	if err != nil || !ok || !again.ours(&rules[0]) || again.percent() != r.percent() || again.Status.Phase != r.Status.Phase {
+		t.Fatalf("%v %v\n%s", ok, err, text)
+	}
+	return &rules[0]
+}
+
+// ruled are rules that are there, and stay.
+type ruled []governance.Rule
+
+// RouteRules implements Rules.
+func (r ruled) RouteRules() []governance.Rule { return r }
+
+// WriteRule implements Rules.
+func (r ruled) WriteRule(context.Context, governance.ID, []byte, func(string) error) error {
+	return errors.New("nothing is written")
+}
+
+// FuzzRecord: whatever an annotation holds, it is refused, or it can be kept, shown and gone on with.
 func FuzzRecord(f *testing.F) {
-	f.Add(`{"spec":{"service":{"interface":"x"},"stable":{"a":"b"},"canary":{"a":"c"},"steps":[{"percent":100}]},"status":{"phase":"Progressing","step":0}}`)
+	const spec = `{"spec":{"service":{"interface":"x"},"stable":{"a":"b"},"canary":{"a":"c"},"steps":[{"percent":10},{"percent":100,"interval":"1s"}],"analysis":{"minCalls":1,"p99":{"maxFactor":2}}},`
+	f.Add(spec + `"status":{"phase":"Progressing","step":-2}}`)
+	f.Add(spec + `"status":{"phase":"Progressing","step":0,"since":"2026-03-01T12:00:00Z","started":"2026-03-01T12:00:00+08:00"}}`)
+	f.Add(spec + `"status":{"phase":"Paused","step":1,"message":"somebody has paused it","passed":[{"percent":10,"result":"passed","stable":{"calls":9,"p99Millis":3},"canary":{"calls":1,"failed":0.5,"averageMillis":2}}]}}`)
+	f.Add(spec + `"status":{"phase":"Failed","step":0,"message":"3 % of the new version's calls fail"}}`)
+	f.Add(spec + `"status":{"phase":"Aborted","step":-1}}`)
+	f.Add(spec + `"status":{"phase":"Completed","step":1}}`)
+	f.Add(spec + `"status":{"phase":"Completed","step":2}}`)
+	f.Add(spec + `"status":{"phase":"","step":-3}}`)
 	f.Add(`{"status":{"phase":"Completed","step":-1,"passed":[{"percent":1,"stable":{"calls":1}}]}}`)
+	f.Add(`{"spec":null}`)
+	f.Add(``)
 	f.Fuzz(func(t *testing.T, note string) {
-		rule := &governance.Rule{ID: greet.rule(), Spec: &governance.RouteSpec{}, Annotations: map[string]string{annotation: note}}
-		if r, ok, err := parseRecord(rule); ok && err == nil {
-			r.percent()
-			r.ours(rule)
+		rule := governance.Rule{ID: greet.rule(), Spec: &governance.RouteSpec{}, Annotations: map[string]string{annotation: note}}
+		if r, ok, err := parseRecord(&rule); ok && err == nil {
+			if n := len(note); n < maxAnnotation/8 { // it may be written longer than it was
+				rule = *held(t, r, greet)
+			}
+		}
+		c := New(Options{Rules: ruled{rule}, Services: func() []governance.Routed { return nil }, Calls: func() map[telemetry.Subset]telemetry.Calls { return nil }})
+		c.Look(t.Context())
+		views := c.Views()
+		if text, err := json.Marshal(views); err != nil || len(views) != 1 {
+			t.Errorf("%v %s", err, text)
+		}
+		for _, action := range Actions {
+			if err := c.Act(t.Context(), greet, action); err == nil {
+				t.Errorf("%s has been written", action)
+			}
 		}
 	})
 }
