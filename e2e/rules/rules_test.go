@@ -190,7 +190,8 @@ var cases = map[string]struct {
 	"reply":         {"DegradeRule", "fail", "  reply: {json: all is well}\n", "", answered},
 }
 
-// tokenCases are rules about what Dubbo's client shows with each call of echo.
+// tokenCases are rules about what clients show with each call of echo: Dubbo's in attachments, which are headers of Triple, and SOFARPC's in properties of the
+// request, which are headers of Bolt.
 var tokenCases = map[string]string{
 	"expired": "token expired",
 	"forged":  "bad signature",
@@ -201,31 +202,37 @@ const tokenRule = "  action: allow\n  token: {from: {attachment: token-%s}, keyR
 
 // A keyring makes the tokens and keys of a bed.
 type keyring struct {
-	attachments string // as the consumer takes them
-	secret      []byte
+	attachments string            // as consumers take them
+	secrets     map[string][]byte // by framework
 }
 
 // newKeyring gives mcp-server keys of both kinds.
 func (b *bed) newKeyring() keyring {
 	b.t.Helper()
-	signers := map[string]*filtertest.Signer{}
-	for name, algorithm := range map[string]string{"sso": "RS256", "other": "RS256", "partners": "HS256"} {
+	signer := func(algorithm string) *filtertest.Signer {
 		s, err := filtertest.NewSigner(algorithm)
 		b.must(err)
-		signers[name] = s
+		return s
 	}
 	var shown []string
-	for name, x := range map[string]struct {
-		signer string
-		expiry time.Duration
-	}{"good": {"sso", time.Hour}, "expired": {"sso", -time.Hour}, "forged": {"other", time.Hour}, "secret": {"partners", time.Hour}} {
-		token, err := signers[x.signer].Token("", fmt.Sprintf(`{"iss":"demo","exp":%d}`, time.Now().Add(x.expiry).Unix()))
+	show := func(name string, by *filtertest.Signer, expiry time.Duration) {
+		token, err := by.Token("", fmt.Sprintf(`{"iss":"demo","exp":%d}`, time.Now().Add(expiry).Unix()))
 		b.must(err)
 		shown = append(shown, "token-"+name+"="+token)
 	}
-	b.must(b.WriteKeys("sso.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: signers["sso"].Value()})))
-	k := keyring{strings.Join(shown, ","), signers["partners"].Value()}
-	b.must(b.WriteKeys("partners.jwks", k.jwks(k.secret)))
+	sso := signer("RS256")
+	show("good", sso, time.Hour)
+	show("expired", sso, -time.Hour)
+	show("forged", signer("RS256"), time.Hour)
+	b.must(b.WriteKeys("sso.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: sso.Value()})))
+	k := keyring{secrets: map[string][]byte{}}
+	for framework := range frameworks {
+		partners := signer("HS256")
+		show("secret-"+framework, partners, time.Hour)
+		k.secrets[framework] = partners.Value()
+		b.must(b.WriteKeys("partners-"+framework+".jwks", k.jwks(partners.Value())))
+	}
+	k.attachments = strings.Join(shown, ",")
 	return k
 }
 
@@ -236,9 +243,9 @@ func (keyring) jwks(secret []byte) []byte {
 
 // tokens: calls with a good token go through, whether by a public key or by a secret, which goes to the consumer's sidecar alone. With another secret
 // they do not, until the old one is back.
-func (b *bed) tokens(f framework) {
+func (b *bed) tokens(name string, f framework) {
 	b.t.Helper()
-	calls := b.callers["dubbo"]
+	calls, keys := b.callers[name], "partners-"+name+".jwks"
 	ctx, cancel := context.WithTimeoutCause(b.t.Context(), 2*within, fmt.Errorf("not within %s", 2*within))
 	defer cancel()
 	settled := func(what string, want func(n caller.Counts) bool) {
@@ -246,36 +253,36 @@ func (b *bed) tokens(f framework) {
 		b.must(calls.Until(ctx, what, calls.Mark(), func(s []caller.Tally, _ []caller.Fault) bool { return len(s) >= 2 && want(s[len(s)-1]["echo"]) }))
 	}
 	passes := func(n caller.Counts) bool { return n.OK > 0 && n.Errors == 0 }
-	for name, spec := range map[string]string{
+	for by, spec := range map[string]string{
 		"by a public key": fmt.Sprintf(tokenRule, "good"),
-		"by a secret":     "  action: allow\n  token: {from: {attachment: token-secret}, keyRef: {name: partners}, jwt: {}}\n",
+		"by a secret":     fmt.Sprintf("  action: allow\n  token: {from: {attachment: token-secret-%[1]s}, keyRef: {name: partners-%[1]s}, jwt: {}}\n", name),
 	} {
-		rule := fmt.Sprintf("apiVersion: governance.isthmus.io/v1alpha1\nkind: AccessRule\nmetadata: {name: dubbo}\nspec:\n  direction: client\n"+
-			"  target: {application: consumer, service: %s, method: echo}\n", f.service) + spec
-		b.must(b.ApplyRule("dubbo", rule))
-		b.until("calls "+name+" to be admitted", func(ctx context.Context) error {
-			e, err := b.effective(ctx, "AccessRule", "dubbo")
+		rule := fmt.Sprintf("apiVersion: governance.isthmus.io/v1alpha1\nkind: AccessRule\nmetadata: {name: %s}\nspec:\n  direction: client\n"+
+			"  target: {application: consumer, service: %s, version: %q, method: echo}\n", name, f.service, f.version) + spec
+		b.must(b.ApplyRule(name, rule))
+		b.until("calls "+by+" to be admitted", func(ctx context.Context) error {
+			e, err := b.effective(ctx, "AccessRule", name)
 			if err == nil && e.Totals["admit"] == 0 {
 				err = fmt.Errorf("it has counted %v", e.Totals)
 			}
 			return err
 		})
-		settled("to pass "+name, passes)
-		if name == "by a secret" {
+		settled("to pass "+by, passes)
+		if by == "by a secret" {
 			for where, has := range map[string]bool{consumer: true, provider: false} {
 				dump, err := b.sidecars[where].Admin(ctx, "/config_dump")
 				b.must(err)
-				secret := strings.TrimRight(base64.StdEncoding.EncodeToString(b.keyring.secret), "=")
-				if !bytes.Contains(dump, []byte("default/dubbo")) || bytes.Contains(dump, []byte(secret)) != has {
+				secret := strings.TrimRight(base64.StdEncoding.EncodeToString(b.keyring.secrets[name]), "=")
+				if !bytes.Contains(dump, []byte("default/"+name)) || bytes.Contains(dump, []byte(secret)) != has {
 					b.t.Errorf("the %s's sidecar lacks the rule, or that it has the secret is not %v", where, has)
 				}
 			}
-			b.must(b.WriteKeys("partners.jwks", b.keyring.jwks(bytes.Repeat([]byte{1}, 32))))
+			b.must(b.WriteKeys(keys, b.keyring.jwks(bytes.Repeat([]byte{1}, 32))))
 			settled("to be denied by another secret", func(n caller.Counts) bool { return n.OK == 0 && n.Errors > 0 })
-			b.must(b.WriteKeys("partners.jwks", b.keyring.jwks(b.keyring.secret)))
+			b.must(b.WriteKeys(keys, b.keyring.jwks(b.keyring.secrets[name])))
 			settled("to pass by the old one", passes)
 		}
-		b.must(b.RemoveRule("dubbo"))
+		b.must(b.RemoveRule(name))
 		settled("to be free", passes)
 	}
 }
@@ -300,9 +307,6 @@ func TestRules(t *testing.T) {
 						})
 					}
 				}
-				if framework != "dubbo" {
-					return
-				}
 				mine := *b
 				for name, told := range tokenCases {
 					t.Run("token "+name, func(t *testing.T) {
@@ -312,7 +316,7 @@ func TestRules(t *testing.T) {
 				}
 				t.Run("good tokens", func(t *testing.T) {
 					mine.t = t
-					mine.tokens(f)
+					mine.tokens(framework, f)
 				})
 			})
 		}

@@ -8,6 +8,10 @@ import com.alipay.sofa.rpc.context.RpcInvokeContext;
 import com.alipay.sofa.rpc.core.exception.SofaRpcException;
 import com.alipay.sofa.rpc.core.invoke.SofaResponseCallback;
 import com.alipay.sofa.rpc.core.request.RequestBase;
+import com.alipay.sofa.rpc.core.request.SofaRequest;
+import com.alipay.sofa.rpc.core.response.SofaResponse;
+import com.alipay.sofa.rpc.filter.Filter;
+import com.alipay.sofa.rpc.filter.FilterInvoker;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
@@ -66,12 +70,28 @@ public final class Consumer {
         }
     }
 
+    /** Adds to each call of echo what the system property "attachments" says: NAME=VALUE, separated by commas. */
+    private static final class Attach extends Filter {
+        @Override
+        public SofaResponse invoke(FilterInvoker invoker, SofaRequest request) {
+            if (request.getMethodName().equals("echo")) {
+                for (String pair : System.getProperty("attachments", "").split(",")) {
+                    int at = pair.indexOf('=');
+                    if (at > 0) {
+                        request.addRequestProp(pair.substring(0, at), pair.substring(at + 1));
+                    }
+                }
+            }
+            return invoker.invoke(request);
+        }
+    }
+
     public static void main(String[] args) throws IOException {
         ConsumerConfig<HelloService> config = Registry.consumer(HelloService.class).setMethods(List.of(
                 method("stall").setTimeout(IMPATIENCE),
                 method("note").setInvokeType(RpcConstants.INVOKER_TYPE_ONEWAY),
                 method("later").setInvokeType(RpcConstants.INVOKER_TYPE_FUTURE),
-                method("callback").setInvokeType(RpcConstants.INVOKER_TYPE_CALLBACK)));
+                method("callback").setInvokeType(RpcConstants.INVOKER_TYPE_CALLBACK))).setFilterRef(List.of(new Attach()));
         HelloService hello = config.refer();
 
         AtomicInteger number = new AtomicInteger();
