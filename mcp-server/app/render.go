@@ -109,9 +109,12 @@ type assembler struct {
 	governed governed
 	lifted   lifted
 	passage  *passage // nil: routes change at once
+	compile  func([]governance.Rule, governance.Ports, governance.Options) governance.Compiled
 }
 
-func newAssembler(m measure) *assembler { return &assembler{measure: m} }
+func newAssembler(m measure) *assembler {
+	return &assembler{measure: m, compile: governance.Compile}
+}
 
 // governed is the filter's configuration, and what it was made of.
 type governed struct {
@@ -188,7 +191,7 @@ func (a *assembler) govern(in input, t *translate.Translation) {
 	g, l := &a.governed, &a.lifted
 	same := g.spec == in.spec && g.version == in.version && g.keys == in.keys
 	if told := lift.Told(); !same || !reflect.DeepEqual(g.ports, ports) || !slices.Equal(l.options.Ports, lift.Ports) || !reflect.DeepEqual(g.told, told) {
-		out := governance.Compile(in.rules.Items, ports, options)
+		out := a.compile(in.rules.Items, ports, options)
 		*g = governed{spec: in.spec, version: in.version, keys: in.keys, ports: ports, told: told, out: &out}
 		l.options = nil // it has the configuration in it
 	}

@@ -300,3 +300,53 @@ func FuzzKeys(f *testing.F) {
 		}
 	})
 }
+
+// No configuration comes back as it was after another one, keys of single applications included; what is compiled again without a change is the same.
+func TestTurns(t *testing.T) {
+	keysOf := func(secret string) *Keys {
+		return (*Keys)(nil).Update([]File{{Name: "k/secret.secret", Text: []byte(secret)}})
+	}
+	one, two := keysOf("secret-one-0123456789-0123456789"), keysOf("secret-two-0123456789-0123456789")
+	ruled := func(name string) []Rule {
+		r := Rules{}.Update([]File{{Name: "in.yaml", Text: []byte(fmt.Sprintf(tokenRule, name, "target: {application: orders}, ", "secret", "jwt: {}"))}})
+		if len(r.Problems) > 0 {
+			t.Fatal(lines(r.Problems))
+		}
+		return r.Items
+	}
+	a, b := ruled("a"), ruled("b")
+	var c Compiler
+	texts := map[string]string{} // of configurations: by which step
+	for i, step := range []struct {
+		rules []Rule
+		keys  *Keys
+		same  bool // as the step before
+		turn  uint32
+	}{{a, one, false, 0}, {a, one, true, 0}, {b, one, false, 0}, {a, one, false, 1}, {a, one, true, 1}, {a, two, false, 0}, {a, one, false, 2}, {nil, one, false, 0}, {b, two, false, 0}, {a, one, false, 3}} {
+		o := options
+		o.Keys = step.keys
+		got := c.Compile(step.rules, Ports{TCP: []uint16{20880}}, o)
+		if plain := Compile(step.rules, Ports{TCP: []uint16{20880}}, o); got.Plugin.Generation != plain.Plugin.Generation || got.Plugin.Turn != step.turn {
+			t.Errorf("step %d: generation %s, turn %d; want %s, %d", i, got.Plugin.Generation, got.Plugin.Turn, plain.Plugin.Generation, step.turn)
+		}
+		text := ""
+		for e := range got.Set.All() {
+			checkDecodes(t, e)
+			if b, ok := e.Body.(*extensions.TrafficExtension); ok {
+				json, err := b.GetWasm().GetPluginConfig().MarshalJSON()
+				if err != nil {
+					t.Fatal(err)
+				}
+				text += string(json)
+			}
+		}
+		by := fmt.Sprint(i)
+		if step.same {
+			by = fmt.Sprint(i - 1)
+		}
+		if earlier, ok := texts[text]; ok != step.same || ok && earlier != by {
+			t.Errorf("step %d: the configuration is that of step %q", i, earlier)
+		}
+		texts[text] = by
+	}
+}
