@@ -45,10 +45,10 @@ func (t Tally) String() string {
 		c := t[method]
 		text := fmt.Sprintf("%s %d ok", method, c.OK)
 		if c.Exceptions > 0 {
-			text += fmt.Sprintf(", %d exceptions", c.Exceptions)
+			text += ", " + count(c.Exceptions, "exception")
 		}
 		if c.Errors > 0 {
-			text += fmt.Sprintf(", %d errors", c.Errors)
+			text += ", " + count(c.Errors, "error")
 		}
 		if c.Skipped > 0 {
 			text += fmt.Sprintf(", %d skipped", c.Skipped)
@@ -59,6 +59,13 @@ func (t Tally) String() string {
 		return "no calls"
 	}
 	return strings.Join(parts, "; ")
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // Fault is a kind of error that the caller has seen, when it saw it first.

@@ -111,11 +111,11 @@ spec:
 const splits = 600
 
 func splitDubbo(ctx context.Context, t *story) error {
-	return t.split(ctx, t.greetHost, consumerMachine, t.consumer, "sayHello", 150, 80)
+	return t.split(ctx, t.greetHost, consumerMachine, t.consumer, "sayHello", 250, 80)
 }
 
 func splitBolt(ctx context.Context, t *story) error {
-	return t.split(ctx, ordersHost, shopMachine, t.shop, "order", 100, 25)
+	return t.split(ctx, ordersHost, shopMachine, t.shop, "order", 200, 25)
 }
 
 // split applies an operator's VirtualService by which so many of a hundred calls of a service go to v1, and the others to v2, and holds what the
@@ -236,7 +236,7 @@ func (t *story) release(ctx context.Context) error {
 	if err := t.consumer.Rates(map[string]float64{"sayHello": releaseRate, "fail": 0}); err != nil {
 		return err
 	}
-	return t.show(ctx, "rollout", "start", "greet", "--service", greetName, "--from", "version=v1", "--to", "version=v2", "--steps", "10,50,100", "--interval", "2s", "--min-calls", "20")
+	return t.show(ctx, "rollout", "start", "greet", "--service", greetName, "--from", "version=v1", "--to", "version=v2", "--steps", "10,50,100", "--interval", "1s", "--min-calls", "20")
 }
 
 // released is what the API says of the rollout.
@@ -314,6 +314,6 @@ func releaseBad(ctx context.Context, t *story) error {
 	if n.Exceptions == 0 || n.Exceptions > (n.OK+n.Exceptions)/5 || n.Errors > 0 {
 		return fmt.Errorf("the consumer says %s %v", caller.Sum(seconds), faults)
 	}
-	t.ok("%d of %d calls have met the bug, a part of the %d %% that were exposed to it; then v1 had all of them again", n.Exceptions, n.OK+n.Exceptions, r.Plan[0].Percent)
+	t.ok("%d of %d calls have met the bug: v2 got no more than %d in 100 before all went back to v1", n.Exceptions, n.OK+n.Exceptions, r.Plan[0].Percent)
 	return t.consumer.Rates(workload)
 }
