@@ -180,6 +180,7 @@ const (
 type VM struct {
 	host      Host
 	protocols []Protocol
+	relayers  []protocol.Relayer // by protocol: its codec, if calls can be lifted; else nil
 	runtimes  map[string]*Runtime
 	limiter   limiter
 
@@ -211,7 +212,12 @@ type VM struct {
 // New returns a VM that tries protocols in their order.
 func New(host Host, protocols []Protocol) *VM {
 	vm := &VM{host: host, protocols: append(protocols[:len(protocols):len(protocols)], httpSystems[:]...), runtimes: make(map[string]*Runtime), window: make([]byte, windowSize)}
-	vm.visit = vm.attachment.visit
+	for i := range vm.protocols {
+		r, _ := vm.protocols[i].Codec.(protocol.Relayer)
+		vm.relayers = append(vm.relayers, r)
+	}
+	vm.okHeads = make([][]byte, len(vm.protocols))
+	vm.visit = vm.attachment.visitor()
 	vm.holds.min, vm.holds.size = 9, 1
 	vm.tables.min, vm.tables.size = 4, callSize
 	vm.relayed.min, vm.relayed.size = 4, relayedSize
@@ -243,32 +249,34 @@ type attachments struct {
 	lift *collector // nil: the call is not lifted
 }
 
-// visit takes one attachment. It wants all of them: of two with the same name the later one holds, and who calls is not to be
-// told differently here and at the provider.
-func (a *attachments) visit(k, v []byte) bool {
-	// Comparisons, not a switch: that would copy a long key to the heap.
-	switch {
-	case is(k, a.p.Caller):
-		a.caller = v
-	case is(k, a.p.Group):
-		a.group = v
-	case is(k, a.p.Timeout):
-		a.timeout = v
-	}
-	for i, name := range a.wanted {
-		if is(k, name) {
-			a.values[i] = v
+// visitor returns what takes one attachment: itself a function, so that none stands between. It wants all of them: of two with the same name the
+// later one holds, and who calls is not to be told differently here and at the provider.
+func (a *attachments) visitor() func(k, v []byte) bool {
+	return func(k, v []byte) bool {
+		// Comparisons, not a switch: that would copy a long key to the heap.
+		switch {
+		case is(k, a.p.Caller):
+			a.caller = v
+		case is(k, a.p.Group):
+			a.group = v
+		case is(k, a.p.Timeout):
+			a.timeout = v
 		}
-	}
-	if a.traffic {
-		for _, name := range a.p.Traces {
-			a.loadTest = a.loadTest || is(k, name) && loadTest(v)
+		for i, name := range a.wanted {
+			if is(k, name) {
+				a.values[i] = v
+			}
 		}
+		if a.traffic {
+			for _, name := range a.p.Traces {
+				a.loadTest = a.loadTest || is(k, name) && loadTest(v)
+			}
+		}
+		if a.lift != nil {
+			a.lift.take(k, v)
+		}
+		return true
 	}
-	if a.lift != nil {
-		a.lift.take(k, v)
-	}
-	return true
 }
 
 func is(k []byte, name string) bool { return len(k) == len(name) && string(k) == name }

@@ -62,6 +62,7 @@ type relaying struct {
 	relays  *relay // free ones
 	relayed pool[relayed]
 	wakes   []*Conn    // for which Wake is to be called
+	okHeads [][]byte   // by protocol: the header block of a response that says that all is well; nil: none was yet
 	lifting *collector // of the request at hand; nil: it is not lifted
 
 	// Scratch, valid within one callback.
@@ -75,6 +76,8 @@ type relaying struct {
 	text    []byte
 	route   *route // of the request that frame describes
 	timeout uint32 // how long its caller waits, in milliseconds
+	waits   uint32 // the last such time that became a header
+	patient []byte // that header
 	lowered uint32 // its stream
 	claims  []byte // of the header block, or the request, at hand
 	delayed bool   // the request at hand is delayed
@@ -194,7 +197,9 @@ func (c *Conn) relayData(side Side, b Buffer, n int, end bool) (_ Action, ok boo
 		c.blind = true
 		return Close, true
 	}
-	c.keep(r, side, in, done)
+	if done < len(in) || len(r.kept[side]) > 0 {
+		c.keep(r, side, in, done)
+	}
 	if n > 0 || len(vm.wire) > 0 {
 		b.Replace(vm.wire)
 	}
@@ -285,7 +290,7 @@ func (c *Conn) recognize(r *relay, in []byte, end bool) bool {
 	for _, i := range rt.rules.protocols {
 		switch vm.protocols[i].Codec.Sniff(in) {
 		case protocol.MatchYes:
-			if _, ok := vm.protocols[i].Codec.(protocol.Relayer); !ok {
+			if vm.relayers[i] == nil {
 				return false
 			}
 			c.protocol = i
@@ -340,7 +345,7 @@ func (c *Conn) lifting() *collector {
 
 // relayer is the codec of a relayed connection.
 func (c *Conn) relayer() protocol.Relayer {
-	return c.rt.vm.protocols[c.protocol].Codec.(protocol.Relayer)
+	return c.rt.vm.relayers[c.protocol]
 }
 
 // liftDown makes streams of calls.
@@ -469,8 +474,13 @@ func (c *Conn) liftCall(r *relay, b []byte) {
 	}
 	block := append(vm.block[:0], prefix...)
 	if vm.timeout > 0 {
-		vm.text = appendUint(vm.text[:0], uint64(min(vm.timeout, maxCallTimeout)))
-		block = h2.AppendLiteral(block, headerTimeout, vm.text)
+		// Calls that come together usually wait as long.
+		if vm.waits != vm.timeout {
+			vm.waits = vm.timeout
+			vm.text = appendUint(vm.text[:0], uint64(min(vm.timeout, maxCallTimeout)))
+			vm.patient = h2.AppendLiteral(vm.patient[:0], headerTimeout, vm.text)
+		}
+		block = append(block, vm.patient...)
 	}
 	if f.Kind == protocol.KindOneWay {
 		block = h2.AppendLiteral(block, headerOneWay, yes)
@@ -525,11 +535,13 @@ func (c *Conn) liftEnd(id uint64, o protocol.Outcome) {
 // liftUp makes responses of what comes back in the streams.
 func (c *Conn) liftUp(r *relay, in []byte) (pos int, _ Action) {
 	vm := c.rt.vm
-	vm.wire = append(vm.wire, r.toDown...)
-	r.toDown = r.toDown[:0]
+	if len(r.toDown) > 0 {
+		vm.wire = append(vm.wire, r.toDown...)
+		r.toDown = r.toDown[:0]
+	}
 	ev := &vm.event
 	hurry := false
-	for {
+	for pos < len(in) {
 		owed := len(r.toUp)
 		n, out, code := r.session.Read(ev, in[pos:], r.toUp)
 		r.toUp = out
@@ -600,14 +612,20 @@ func (c *Conn) liftGoAway(r *relay, last uint32) {
 func (c *Conn) liftHeaders(r *relay, ev *h2.Event) bool {
 	d := &r.session.Decoder
 	status, ours, subset := uint16(0), false, uint8(0)
+	d.Pass = markOther
 	for d.Begin(ev.Data); d.Next(); {
-		switch name := d.Name(); {
-		case len(name) == 7 && string(name) == ":status":
-			status = uint16(millis(d.Value()))
-		case len(name) == len(headerOutcome) && string(name) == headerOutcome:
+		m := d.Mark()
+		if m == 0 {
+			m = c.rt.metrics.markOf(d)
+			d.SetMark(m)
+		}
+		switch {
+		case m == markOurs:
 			ours = true
-		case len(name) == len(config.HeaderSubset) && string(name) == config.HeaderSubset:
-			subset = c.rt.metrics.subset(d.Value())
+		case m >= markStatus:
+			status = uint16(m - markStatus)
+		case m >= markSubset:
+			subset = uint8(m - markSubset)
 		}
 	}
 	if d.Err != nil {
@@ -624,6 +642,26 @@ func (c *Conn) liftHeaders(r *relay, ev *h2.Event) bool {
 		c.liftDone(r, e, e.body)
 	}
 	return true
+}
+
+// The marks of a response's headers.
+const (
+	markOther  h2.Mark                       = iota + 1
+	markOurs                                 // the response comes from a filter that lowers
+	markSubset                               // and the number of the group of providers that it comes from
+	markStatus = markSubset + maxSubsets + 1 // and the status
+)
+
+func (m *metrics) markOf(d *h2.Decoder) h2.Mark {
+	switch name := d.Name(); {
+	case len(name) == 7 && string(name) == ":status":
+		return markStatus + h2.Mark(min(millis(d.Value()), 999))
+	case len(name) == len(headerOutcome) && string(name) == headerOutcome:
+		return markOurs
+	case len(name) == len(config.HeaderSubset) && string(name) == config.HeaderSubset:
+		return markSubset + h2.Mark(m.subset(d.Value()))
+	}
+	return markOther
 }
 
 // liftData takes what came of a response.

@@ -179,7 +179,7 @@ func (l *collector) take(k, v []byte) {
 	switch k[0] | 0x20 {
 	case 't', 'b', 'x':
 		for _, h := range traceHeaders {
-			if equalFold(k, h) && visible(v) {
+			if len(k) == len(h) && equalFold(k, h) && visible(v) {
 				l.traced = true
 				l.add(h, v)
 				return

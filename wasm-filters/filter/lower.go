@@ -68,35 +68,63 @@ func (vm *VM) lowerHeaders(d *h2.Decoder, block []byte, claims bool) int {
 	p := -1
 	vm.claims = vm.claims[:0]
 	vm.first = false
+	d.Pass = markClaim
+	if claims {
+		d.Pass = markOther
+	}
 	for d.Begin(block); d.Next(); {
-		name := d.Name()
-		if claims && claimed(name) {
-			vm.claims = appendClaim(vm.claims, name, d.Value())
-			continue
+		m := d.Mark()
+		if m == 0 {
+			m = vm.markOf(d)
+			d.SetMark(m)
 		}
-		if len(name) == len(headerAttempt) && string(name) == headerAttempt {
-			vm.first = millis(d.Value()) == 1
-			continue
-		}
-		if len(name) != len("content-type") || string(name) != "content-type" {
-			continue
-		}
-		v := d.Value()
-		if len(v) <= len(contentType) || string(v[:len(contentType)]) != contentType {
-			continue
-		}
-		for i := range vm.protocols {
-			if string(v[len(contentType):]) == vm.protocols[i].name() {
-				if _, ok := vm.protocols[i].Codec.(protocol.Relayer); ok {
-					p = i
-				}
+		switch {
+		case m == markClaim:
+			if claims {
+				vm.claims = appendClaim(vm.claims, d.Name(), d.Value())
 			}
+		case m == markFirst, m == markAgain:
+			vm.first = m == markFirst
+		case m >= markProtocol:
+			p = int(m - markProtocol)
 		}
 	}
 	if d.Err != nil {
 		return -2
 	}
 	return p
+}
+
+// The marks of a request's headers, beside markOther.
+const (
+	markClaim    h2.Mark = iota + markOther + 1 // it says something of the call
+	markFirst                                   // the call is sent for the first time
+	markAgain                                   // it is not
+	markProtocol                                // and the index of the protocol that the body is in
+)
+
+func (vm *VM) markOf(d *h2.Decoder) h2.Mark {
+	name := d.Name()
+	switch {
+	case claimed(name):
+		return markClaim
+	case len(name) == len(headerAttempt) && string(name) == headerAttempt:
+		if millis(d.Value()) == 1 {
+			return markFirst
+		}
+		return markAgain
+	case len(name) == len("content-type") && string(name) == "content-type":
+		v := d.Value()
+		if len(v) <= len(contentType) || string(v[:len(contentType)]) != contentType {
+			break
+		}
+		for i := range vm.protocols {
+			if vm.relayers[i] != nil && string(v[len(contentType):]) == vm.protocols[i].name() {
+				return markProtocol + h2.Mark(i)
+			}
+		}
+	}
+	return markOther
 }
 
 func (c *Conn) lowerBegin(r *relay) {
@@ -427,8 +455,15 @@ func (c *Conn) lowerUp(r *relay, in []byte) (pos int, _ Action) {
 			codec.SetID(in[pos:], f, e.id)
 			e.phase = phaseResponse
 			r.current = e.stream
-			vm.block = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome, grpcOf(f.Outcome))
-			vm.wire = h2.AppendHeaders(vm.wire, e.stream, vm.block, false)
+			head := vm.okHeads[c.protocol]
+			if f.Outcome != protocol.OutcomeOK || len(head) == 0 {
+				head = c.lowerHead(vm.block[:0], statusOf(f.Outcome, r.lower.ExceptionsFail), f.Outcome, grpcOf(f.Outcome))
+				vm.block = head
+				if f.Outcome == protocol.OutcomeOK {
+					vm.okHeads[c.protocol] = append([]byte(nil), head...)
+				}
+			}
+			vm.wire = h2.AppendHeaders(vm.wire, e.stream, head, false)
 		case protocol.KindHeartbeatAck:
 			r.asked = false
 		case protocol.KindHeartbeat:

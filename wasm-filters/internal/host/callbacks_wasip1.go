@@ -16,7 +16,10 @@ var (
 	plugins = make(map[uint32]*filter.Plugin)
 	parents = make(map[uint32]uint32) // plugin of each connection or request that has not begun
 	conns   = make(map[uint32]*filter.Conn)
-	data    buffer
+	// recent is the one whose bytes came last. A connection manager writes each frame of a response by itself.
+	recent   *filter.Conn
+	recentID uint32
+	data     buffer
 )
 
 // Serve makes a VM that tries protocols in their order. It belongs into an init function.
@@ -186,9 +189,12 @@ func onUpstreamData(id, size, end uint32) uint32 {
 }
 
 func onData(id uint32, side filter.Side, kind, size, end uint32) uint32 {
-	c := conns[id]
-	if c == nil {
-		return actionContinue
+	c := recent
+	if id != recentID || c == nil {
+		if c = conns[id]; c == nil {
+			return actionContinue
+		}
+		recentID, recent = id, c
 	}
 	defer contain(c)
 	data = buffer{kind: kind, length: size}
@@ -256,6 +262,7 @@ func onDelete(id uint32) {
 func end(id uint32) {
 	if c := conns[id]; c != nil {
 		delete(conns, id)
+		recent = nil
 		c.End()
 	}
 }

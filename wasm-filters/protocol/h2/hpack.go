@@ -30,25 +30,58 @@ const (
 type Decoder struct {
 	// Err is what ended the loop, nil at the end of the block.
 	Err error
+	// Pass has Next pass over fields whose marks are not higher; those without a mark it never does. 0: over none.
+	Pass Mark
 
 	b       []byte
+	pos     int  // in b: what is read
 	started bool // a field was read: table sizes come before
 	size    int  // of the list so far
 
+	at                int  // where the field stands: in the static table, from staticLen on in ours; 0: in none
+	whole             bool // it stands there, and neither name nor value was asked for yet
 	name, value       []byte
 	codedName, codedV bool // in Huffman's code
 	nameText, text    []byte
 
+	marks [staticLen]Mark
 	table
+}
+
+// A Mark is what a reader of header blocks has noted of a field, for when the same one comes again: where the peer has put it into a table, it is
+// found there with its mark, and nothing of it needs to be looked at. 0 is that of a field that is new.
+type Mark uint16
+
+// Mark returns the mark of the field.
+func (d *Decoder) Mark() Mark {
+	if d.at < staticLen {
+		return d.marks[d.at]
+	}
+	return d.entries[d.at-staticLen].mark
+}
+
+// SetMark marks the field, if it stands in a table.
+func (d *Decoder) SetMark(m Mark) {
+	switch {
+	case d.at >= staticLen:
+		d.entries[d.at-staticLen].mark = m
+	case d.at > 0:
+		d.marks[d.at] = m
+	}
 }
 
 // Begin starts with a block, which must not change until Next has returned false.
 func (d *Decoder) Begin(block []byte) {
-	d.b, d.Err, d.started, d.size = block, nil, false, 0
+	d.b, d.pos, d.Err, d.started, d.size = block, 0, nil, false, 0
 }
 
 // Name returns the name of the field, until the next call of Next.
+//
+//go:noinline
 func (d *Decoder) Name() []byte {
+	if d.whole {
+		d.fetch()
+	}
 	if d.codedName {
 		d.codedName = false
 		d.nameText = d.plain(d.nameText, d.name)
@@ -58,13 +91,28 @@ func (d *Decoder) Name() []byte {
 }
 
 // Value returns the value of the field, until the next call of Next. A value that nobody asks for is not decoded.
+//
+//go:noinline
 func (d *Decoder) Value() []byte {
+	if d.whole {
+		d.fetch()
+	}
 	if d.codedV {
 		d.codedV = false
 		d.text = d.plain(d.text, d.value)
 		d.value = d.text
 	}
 	return d.value
+}
+
+// fetch takes name and value out of the table.
+func (d *Decoder) fetch() {
+	d.whole, d.codedName, d.codedV = false, false, false
+	if d.at < staticLen {
+		d.name, d.value = static[d.at].name, static[d.at].value
+		return
+	}
+	d.name, d.value = d.of(d.entries[d.at-staticLen])
 }
 
 func (d *Decoder) plain(dst, b []byte) []byte {
@@ -79,21 +127,68 @@ func (d *Decoder) fail(err error) bool {
 	if d.Err == nil {
 		d.Err = err
 	}
-	d.b = nil
+	d.b, d.pos = nil, 0
 	return false
 }
 
 // Next reads the next field. It returns false at the end of the block, and where it cannot be read.
 func (d *Decoder) Next() bool {
-	for len(d.b) > 0 {
-		c := d.b[0]
-		d.codedName, d.codedV = false, false
+	// What is said for a second time is a byte that refers to the table.
+	b, pos, size := d.b, d.pos, d.size
+	entries, first, pass := d.entries, d.first, d.Pass
+	last := len(entries) - 1 + 0x80 + staticLen // of which the first one has the last place
+	for pos < len(b) {
+		c := b[pos]
+		k := last - int(c)
+		if c < 0x80+staticLen || c == 0xff || k < first || k >= len(entries) {
+			break
+		}
+		e := &entries[k]
+		pos++
+		size += e.size()
+		if e.mark-1 >= pass { // 0 is the highest then
+			d.pos, d.size = pos, size
+			d.at, d.whole, d.started = staticLen+k, true, true
+			return size <= MaxHeaderList || d.fail(ErrListSize)
+		}
+	}
+	d.started = d.started || pos > d.pos
+	d.pos, d.size = pos, size
+	return d.next()
+}
+
+func (d *Decoder) next() bool {
+	if d.size > MaxHeaderList {
+		return d.fail(ErrListSize)
+	}
+	for d.pos < len(d.b) {
+		c := d.b[d.pos]
+		d.at, d.whole, d.codedName, d.codedV = 0, false, false, false
 		switch {
 		case c >= 0x80: // indexed
 			i, ok := d.integer(7)
-			if !ok || !d.lookup(i, true) {
+			switch {
+			case !ok || i == 0:
 				return d.fail(ErrCompression)
+			case i < staticLen:
+				d.at = i
+				d.size += len(static[i].name) + len(static[i].value) + fieldSize
+			default:
+				k := len(d.entries) - 1 - (i - staticLen)
+				if k < d.first {
+					return d.fail(ErrCompression)
+				}
+				d.at = staticLen + k
+				d.size += d.entries[k].size()
 			}
+			d.started, d.whole = true, true
+			if d.size > MaxHeaderList {
+				return d.fail(ErrListSize)
+			}
+			if d.Mark()-1 < d.Pass {
+				continue
+			}
+			return true
 		case c >= 0x40: // literal with incremental indexing
 			if !d.literal(6) {
 				return d.fail(ErrCompression)
@@ -103,7 +198,10 @@ func (d *Decoder) Next() bool {
 				return false
 			}
 			// A name that was in the table may move with it: what is added is a copy of both.
-			d.name, d.value = d.add(name, value)
+			if d.add(name, value) {
+				d.at = staticLen + len(d.entries) - 1
+				d.name, d.value = d.of(d.entries[len(d.entries)-1])
+			}
 		case c >= 0x20: // table size
 			n, ok := d.integer(5)
 			if !ok || d.started && d.used > 0 || n > DefaultTable {
@@ -132,7 +230,7 @@ func (d *Decoder) literal(bits uint) bool {
 		return false
 	}
 	if i > 0 {
-		if !d.lookup(i, false) {
+		if !d.lookup(i) {
 			return false
 		}
 	} else if d.name, d.codedName, ok = d.str(); !ok {
@@ -144,20 +242,23 @@ func (d *Decoder) literal(bits uint) bool {
 
 // integer reads an integer whose first part are the lower bits of the next byte (RFC 7541, section 5.1). Beyond 2^28 it fails.
 func (d *Decoder) integer(bits uint) (int, bool) {
-	if len(d.b) == 0 {
+	b, pos := d.b, d.pos
+	if pos >= len(b) {
 		return 0, false
 	}
-	mask := uint64(1)<<bits - 1
-	n := uint64(d.b[0]) & mask
-	d.b = d.b[1:]
+	mask := uint64(1)<<(bits&7) - 1
+	n := uint64(b[pos]) & mask
+	pos++
 	if n < mask {
+		d.pos = pos
 		return int(n), true
 	}
-	for shift := uint(0); shift < 63 && len(d.b) > 0; shift += 7 {
-		c := d.b[0]
-		d.b = d.b[1:]
-		n += uint64(c&0x7f) << shift
+	for shift := uint(0); shift < 63 && pos < len(b); shift += 7 {
+		c := b[pos]
+		pos++
+		n += uint64(c&0x7f) << (shift & 63)
 		if c < 0x80 {
+			d.pos = pos
 			return int(n), n < 1<<28
 		}
 	}
@@ -166,36 +267,34 @@ func (d *Decoder) integer(bits uint) (int, bool) {
 
 // str reads a string (RFC 7541, section 5.2).
 func (d *Decoder) str() (s []byte, coded, ok bool) {
-	if len(d.b) == 0 {
+	if d.pos >= len(d.b) {
 		return nil, false, false
 	}
-	coded = d.b[0] >= 0x80
+	coded = d.b[d.pos] >= 0x80
 	n, ok := d.integer(7)
-	if !ok || n > len(d.b) {
+	if !ok || n > len(d.b)-d.pos {
 		return nil, false, false
 	}
-	s, d.b = d.b[:n:n], d.b[n:]
+	end := d.pos + n
+	s = d.b[d.pos:end:end]
+	d.pos = end
 	return s, coded, true
 }
 
-// lookup takes the name, and the value too if whole, of the entry with this index.
-func (d *Decoder) lookup(i int, whole bool) bool {
-	var name, value []byte
+// lookup takes the name of the entry with this index.
+func (d *Decoder) lookup(i int) bool {
 	switch {
 	case i == 0:
 		return false
-	case i < len(static):
-		name, value = static[i].name, static[i].value
-	default:
-		var ok bool
-		if name, value, ok = d.entry(i - len(static)); !ok {
-			return false
-		}
+	case i < staticLen:
+		d.name = static[i].name
+		return true
 	}
-	d.name = name
-	if whole {
-		d.value = value
+	k := len(d.entries) - 1 - (i - staticLen)
+	if k < d.first {
+		return false
 	}
+	d.name, _ = d.of(d.entries[k])
 	return true
 }
 
@@ -209,7 +308,10 @@ type table struct {
 	limit   int // where shrunk; else DefaultTable
 }
 
-type entry struct{ off, name, value uint16 }
+type entry struct {
+	off, name, value uint16
+	mark             Mark
+}
 
 func (e entry) size() int { return int(e.name) + int(e.value) + fieldSize }
 
@@ -223,15 +325,11 @@ func (t *table) max() int {
 	return DefaultTable
 }
 
-func (t *table) entry(i int) (name, value []byte, ok bool) {
-	at := len(t.entries) - 1 - i
-	if at < t.first {
-		return nil, nil, false
-	}
-	e := t.entries[at]
+// of returns what an entry holds.
+func (t *table) of(e entry) (name, value []byte) {
 	mid := int(e.off) + int(e.name)
 	end := mid + int(e.value)
-	return t.data[e.off:mid:mid], t.data[mid:end:end], true
+	return t.data[e.off:mid:mid], t.data[mid:end:end]
 }
 
 func (t *table) evict(max int) {
@@ -252,13 +350,12 @@ func (t *table) resize(n int) {
 	}
 }
 
-// add adds an entry and returns its name and value. An entry that is longer than the table empties it (RFC 7541, section 4.4); then
-// the arguments are returned.
-func (t *table) add(name, value []byte) ([]byte, []byte) {
+// add adds an entry. One that is longer than the table empties it (RFC 7541, section 4.4); then it returns false.
+func (t *table) add(name, value []byte) bool {
 	n := len(name) + len(value)
 	if n+fieldSize > t.max() {
 		t.evict(0)
-		return name, value
+		return false
 	}
 	// Entries are evicted only after name, which may belong to one, was copied.
 	if t.data == nil {
@@ -271,12 +368,11 @@ func (t *table) add(name, value []byte) ([]byte, []byte) {
 		t.push(name, value)
 	}
 	t.evict(t.max())
-	name, value, _ = t.entry(0)
-	return name, value
+	return true
 }
 
 func (t *table) push(name, value []byte) {
-	e := entry{uint16(len(t.data)), uint16(len(name)), uint16(len(value))}
+	e := entry{off: uint16(len(t.data)), name: uint16(len(name)), value: uint16(len(value))}
 	t.data = append(append(t.data, name...), value...)
 	t.entries = append(t.entries, e)
 	t.used += e.size()
@@ -341,11 +437,14 @@ func appendInteger(dst []byte, bits uint, first byte, n int) []byte {
 	return append(dst, byte(n))
 }
 
+// staticLen is the first index that is not in the static table.
+const staticLen = 62
+
 type field struct{ name, value []byte }
 
 // static is the static table (RFC 7541, Appendix A), from 1 on.
 var static = func() []field {
-	fields := make([]field, 1, 62)
+	fields := make([]field, 1, staticLen)
 	for _, f := range [...][2]string{
 		{":authority"}, {":method", "GET"}, {":method", "POST"}, {":path", "/"}, {":path", "/index.html"}, {":scheme", "http"},
 		{":scheme", "https"}, {":status", "200"}, {":status", "204"}, {":status", "206"}, {":status", "304"}, {":status", "400"},

@@ -19,6 +19,54 @@ func decode(d *Decoder, block []byte) ([]string, error) {
 	return fields, d.Err
 }
 
+// What a reader that marks fields makes of them: those of one class are passed over when they come again.
+const (
+	markDull Mark = iota + 1
+	markKeen
+)
+
+// class is that of a field whose name and value have so many bytes.
+func class(bytes int) Mark {
+	if bytes%3 == 0 {
+		return markKeen
+	}
+	return markDull
+}
+
+// decodeMarked is decode for a reader that marks fields and is keen on one class of them. It returns only those.
+func decodeMarked(t *testing.T, d *Decoder, block []byte) ([]string, error) {
+	var fields []string
+	d.Pass = markDull
+	for d.Begin(block); d.Next(); {
+		m := d.Mark()
+		want := class(len(d.Name()) + len(d.Value()))
+		switch {
+		case d.Err != nil:
+			return fields, d.Err
+		case m == 0:
+			m = want
+			d.SetMark(m)
+		case m != want:
+			t.Fatalf("%q: %q has the mark of another field", d.Name(), d.Value())
+		}
+		if m == markKeen {
+			fields = append(fields, string(d.Name())+": "+string(d.Value()))
+		}
+	}
+	return fields, d.Err
+}
+
+// keen returns the fields of that class.
+func keen(fields []string) []string {
+	var out []string
+	for _, f := range fields {
+		if class(len(f)-len(": ")) == markKeen {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // TestHuffman reads what golang.org/x/net writes: every byte, alone and among others.
 func TestHuffman(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
@@ -69,7 +117,7 @@ func TestDecoder(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	var buf bytes.Buffer
 	e := hpack.NewEncoder(&buf)
-	var d Decoder
+	var d, marking Decoder
 	names := []string{":status", ":path", "content-type", "x-isthmus-outcome", "date", "x", strings.Repeat("n", 300)}
 	for i := range 5000 {
 		buf.Reset()
@@ -93,6 +141,10 @@ func TestDecoder(t *testing.T) {
 		got, err := decode(&d, buf.Bytes())
 		if err != nil || strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Fatalf("block %d: %v\ngot  %.300q\nwant %.300q", i, err, got, want)
+		}
+		got, err = decodeMarked(t, &marking, buf.Bytes())
+		if want = keen(want); err != nil || strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Fatalf("block %d, with marks: %v\ngot  %.300q\nwant %.300q", i, err, got, want)
 		}
 	}
 }
@@ -123,6 +175,10 @@ func TestDecoderRefuses(t *testing.T) {
 		}
 		if d.Next() {
 			t.Errorf("%s: goes on", name)
+		}
+		var marking Decoder
+		if got, err := decodeMarked(t, &marking, []byte(c.block)); err != c.want {
+			t.Errorf("%s, with marks: %.100q %v", name, got, err)
 		}
 	}
 }
@@ -167,7 +223,7 @@ func FuzzDecoder(f *testing.F) {
 		if len(a)+len(b) > 4096 {
 			return
 		}
-		var d Decoder
+		var d, marking Decoder
 		var want []string
 		x := hpack.NewDecoder(DefaultTable, func(f hpack.HeaderField) { want = append(want, f.Name+": "+f.Value) })
 		for _, block := range [][]byte{a, b} {
@@ -177,6 +233,10 @@ func FuzzDecoder(f *testing.F) {
 				err = x.Close()
 			}
 			got, mine := decode(&d, block)
+			marked, other := decodeMarked(t, &marking, block)
+			if mine != other || mine == nil && strings.Join(marked, "\n") != strings.Join(keen(got), "\n") {
+				t.Fatalf("%x: %q %v, with marks %q %v", block, got, mine, marked, other)
+			}
 			if mine == ErrListSize || err != nil && strings.Contains(err.Error(), "table size update") {
 				return // x/net bounds no list here, and takes a second size for a late one
 			}

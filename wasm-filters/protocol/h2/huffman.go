@@ -1,5 +1,10 @@
 package h2
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 // The code of RFC 7541, Appendix B, is canonical: it follows from the lengths of its codes alone, shorter ones first, and of
 // equal length in the order of the symbols. codeLengths holds them in bits, for each byte; 30 ones are the end of the string,
 // which must not occur.
@@ -25,7 +30,8 @@ const longestCode = 30
 
 // decoding is the code made ready for reading.
 type decoding struct {
-	// short tells by the next eight bits the symbol, and in the upper byte the length of its code: 0 if it is longer.
+	// short tells by the next eight bits the symbol, and in the upper byte the length of its code: 0 if it is longer. A larger table would
+	// save steps and cost more than that where Envoy needs the processor's cache.
 	short [256]uint16
 	// symbols holds the symbols in the order of their codes. The codes of length n, at the top of 32 bits, are below limit[n];
 	// first[n] is the lowest of them, and the symbol of that is symbols[index[n]].
@@ -63,41 +69,93 @@ func canonical() *decoding {
 	return d
 }
 
+// atOnce is how many symbols of at most eight bits are read between two looks at what is left.
+const atOnce = 6
+
 // appendHuffman appends the text that b is the code of. ok is false where b is none: a code without a meaning, or an end that
 // is not up to seven ones.
 func appendHuffman(dst, b []byte) (_ []byte, ok bool) {
-	var bits uint64 // the next ones at the top of the lower 32+have bits
-	have := 0
+	n := len(dst)
+	if most := n + len(b)*8/5 + 8; cap(dst) < most { // no code has less than five bits, and eight symbols are written where fewer count
+		dst = append(make([]byte, 0, 2*most), dst...)
+	}
+	out, short := dst[:cap(dst)], &huffman.short
+	var (
+		pos  int
+		next uint64 // what is to be read, from the top
+		have uint64 // how many bits that is
+	)
 	for {
-		for have <= 32 && len(b) > 0 {
-			bits = bits<<8 | uint64(b[0])
-			have += 8
-			b = b[1:]
+		for {
+			// More bits, eight bytes at once where b is as long.
+			if rest := len(b) - pos; rest >= 8 {
+				next |= bits.ReverseBytes64(binary.LittleEndian.Uint64(b[pos:])) >> (have & 63)
+				pos += int(63-have) >> 3
+				have |= 56
+			} else if rest > 0 {
+				var v uint64
+				if len(b) >= 8 {
+					v = bits.ReverseBytes64(binary.LittleEndian.Uint64(b[len(b)-8:])) << (64 - 8*rest&63)
+				} else {
+					for i, c := range b[pos:] {
+						v |= uint64(c) << (56 - 8*i&63)
+					}
+				}
+				next |= v >> (have & 63)
+				k := min(rest, int(63-have)>>3)
+				pos += k
+				have += 8 * uint64(k)
+			}
+			if have < 8*atOnce {
+				break
+			}
+			// Without a jump: jumps are what costs in WebAssembly.
+			e0 := uint64(short[next>>56])
+			left := next << (e0 >> 8 & 15)
+			e1 := uint64(short[left>>56])
+			left <<= e1 >> 8 & 15
+			e2 := uint64(short[left>>56])
+			left <<= e2 >> 8 & 15
+			e3 := uint64(short[left>>56])
+			left <<= e3 >> 8 & 15
+			e4 := uint64(short[left>>56])
+			left <<= e4 >> 8 & 15
+			e5 := uint64(short[left>>56])
+			if e5 == 0 {
+				break // there is a longer code
+			}
+			next = left << (e5 >> 8 & 15)
+			have -= e0>>8 + e1>>8 + e2>>8 + e3>>8 + e4>>8 + e5>>8
+			binary.LittleEndian.PutUint64(out[n:n+8], e0&0xff|e1&0xff<<8|e2&0xff<<16|e3&0xff<<24|e4&0xff<<32|e5&0xff<<40)
+			n += atOnce
 		}
-		if have == 0 {
-			return dst, true
-		}
-		var next uint64 // 32 bits, filled up with ones
-		if have >= 32 {
-			next = bits >> (have - 32) & 0xffffffff
-		} else {
-			next = (bits<<(32-have) | (1<<(32-have) - 1)) & 0xffffffff
-		}
-		if e := huffman.short[next>>24]; e != 0 && int(e>>8) <= have {
-			dst = append(dst, byte(e))
-			have -= int(e >> 8)
+		if pos < len(b) && have < longestCode {
 			continue
 		}
-		length := 5
-		for length <= longestCode && next >= huffman.limit[length] {
+		if have == 0 {
+			return out[:n], true
+		}
+		filled := next | ^uint64(0)>>(have&63) // up with ones
+		if e := uint64(short[filled>>56]); e != 0 && e>>8 <= have {
+			out[n] = byte(e)
+			n++
+			next <<= e >> 8 & 15
+			have -= e >> 8
+			continue
+		}
+		code := filled >> 32
+		length := uint64(5)
+		for length <= longestCode && code >= huffman.limit[length] {
 			length++
 		}
 		if length > have || length > longestCode {
 			// Only padding may be left: less than a byte, all ones.
-			return dst, have < 8 && next == 0xffffffff
+			return out[:n], have < 8 && code == 0xffffffff
 		}
-		at := huffman.index[length] + int((next-huffman.first[length])>>(32-length))
-		dst = append(dst, huffman.symbols[at])
+		at := huffman.index[length] + int((code-huffman.first[length])>>(32-length&63))
+		out[n] = huffman.symbols[at]
+		n++
+		next <<= length & 63
 		have -= length
 	}
 }

@@ -115,6 +115,16 @@ func (s *Session) Read(ev *Event, b, owed []byte) (n int, _ []byte, code Code) {
 	}
 	p := b[HeaderLen:n:n]
 	ev.Stream = h.Stream
+	// The usual ones, with nothing around what they carry.
+	switch {
+	case h.Type == TypeHeaders && h.Flags&^FlagEndStream == FlagEndHeaders && h.Stream&1 != 0:
+		ev.Kind, ev.Data, ev.End = EventHeaders, p, h.Flags&FlagEndStream != 0
+		return n, owed, NoError
+	case h.Type == TypeData && h.Flags&FlagPadded == 0 && h.Stream != 0 && s.receive-int64(len(p)) >= renew:
+		s.receive -= int64(len(p))
+		ev.Kind, ev.Data, ev.End = EventData, p, h.Flags&FlagEndStream != 0
+		return n, owed, NoError
+	}
 	switch h.Type {
 	case TypeData:
 		owed, code = s.data(ev, h, p, owed)
