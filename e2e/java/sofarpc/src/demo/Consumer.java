@@ -66,6 +66,16 @@ public final class Consumer {
         }
     }
 
+    /** Attaches to the next call, as headers, what the system property "attachments" says: NAME=VALUE, separated by commas. */
+    private static void attach() {
+        for (String pair : System.getProperty("attachments", "").split(",")) {
+            int at = pair.indexOf('=');
+            if (at > 0) {
+                RpcInvokeContext.getContext().addCustomHeader(pair.substring(0, at), pair.substring(at + 1));
+            }
+        }
+    }
+
     public static void main(String[] args) throws IOException {
         ConsumerConfig<HelloService> config = Registry.consumer(HelloService.class).setMethods(List.of(
                 method("stall").setTimeout(IMPATIENCE),
@@ -77,7 +87,10 @@ public final class Consumer {
         AtomicInteger number = new AtomicInteger();
         Load load = new Load(Registry::code);
         load.method("sayHello", () -> hello.sayHello("world " + number.incrementAndGet()));
-        load.method("echo", () -> hello.echo(person(), 3));
+        load.method("echo", () -> {
+            attach();
+            return hello.echo(person(), 3);
+        });
         load.method("fail", () -> hello.fail("no reason"));
         load.method("slow", () -> hello.slow(200));
         load.method("stall", () -> hello.stall(2 * IMPATIENCE));
