@@ -275,20 +275,23 @@ func releaseBad(ctx context.Context, t *story) error {
 	if err := t.consumer.Rates(map[string]float64{"sayHello": 0}); err != nil {
 		return err
 	}
+	begin := time.Now()
 	done := t.working("the good version is taken away")
 	defer done()
 	if err := t.providers[1].Stop(ctx); err != nil {
 		return err
 	}
 	done()
+	t.ok("the good v2 has gone, to make room for the next one, %s", since(begin))
 	mark := t.consumer.Mark()
 	if err := t.release(ctx); err != nil {
 		return err
 	}
+	begin = time.Now()
 	if err := t.startProvider(ctx, 1, "-Dbroken=true"); err != nil {
 		return err
 	}
-	t.ok("a new v2 has come, with a bug")
+	t.ok("a new v2 has come, with a bug, %s", since(begin))
 	said, err := t.isthmusctl(ctx, "rollout", "status", "greet", "--watch")
 	if err == nil {
 		return errors.New("the version with a bug has been released")
