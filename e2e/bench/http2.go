@@ -17,7 +17,7 @@ const (
 	// h2Preface is what a client's side of a connection begins with (RFC 9113, section 3.4).
 	h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	// h2OK is ":status: 200", and h2Static ":method: POST" and ":scheme: http", as indexes into HTTP/2's own table (RFC 7541, appendix A).
-	h2OK     = 0x88
+	h2OK     = "\x88"
 	h2Static = "\x83\x86"
 	// h2Latest is the index of the entry that was put into a connection's table last.
 	h2Latest = 62
@@ -49,39 +49,48 @@ var h2Fields = [][2]string{
 	{"x-isthmus-method", benchMethod}, {"x-isthmus-caller", benchCaller}, {"x-envoy-upstream-rq-timeout-ms", benchTimeout},
 }
 
-// h2First is the header block that puts the fields into the other side's table, and h2Next the one that names them there, as any client
-// does that says the same again and again.
-func h2First() []byte {
-	b := []byte(h2Static)
-	for _, f := range h2Fields {
+// h2Answer are those of a response as lowering writes them, beside h2OK.
+var h2Answer = [][2]string{{"content-type", "application/x-isthmus-dubbo"}, {"x-isthmus-outcome", "ok"}, {"grpc-status", "0"}}
+
+// h2First is the header block that puts fields into the other side's table, and h2Next the one that names them there, as everybody
+// does who says the same again and again. Both begin with what is in HTTP/2's own table.
+func h2First(static string, fields [][2]string) []byte {
+	b := []byte(static)
+	for _, f := range fields {
 		b = append(append(b, 0x40, byte(len(f[0]))), f[0]...)
 		b = append(append(b, byte(len(f[1]))), f[1]...)
 	}
 	return b
 }
 
-func h2Next() []byte {
-	b := []byte(h2Static)
-	for i := range h2Fields {
-		b = append(b, 0x80|byte(h2Latest+len(h2Fields)-1-i))
+func h2Next(static string, fields [][2]string) []byte {
+	b := []byte(static)
+	for i := range fields {
+		b = append(b, 0x80|byte(h2Latest+len(fields)-1-i))
 	}
 	return b
 }
 
-// http2 makes HTTP/2 requests with bodies as long as Dubbo's frames and as many headers as lifted calls have. The first stream of a
+var h2FirstAnswer, h2Answered = h2First(h2OK, h2Answer), h2Next(h2OK, h2Answer)
+
+// http2 makes HTTP/2 requests with bodies as long as Dubbo's frames, and as many headers as lifted calls have, in both directions. The first stream of a
 // connection is that of its hello, whose answer is not looked at.
 var http2 = rpc{
 	name:           "HTTP/2",
 	requestHeader:  9,
 	responseHeader: 9,
-	hello:          h2Frame(append([]byte(h2Preface), h2Open...), h2Headers, h2EndHeaders|h2EndStream, 1, h2First()...),
+	hello:          h2Frame(append([]byte(h2Preface), h2Open...), h2Headers, h2EndHeaders|h2EndStream, 1, h2First(h2Static, h2Fields)...),
 	greet:          h2Open,
 	skip:           len(h2Preface),
 	extent:         func(h []byte) (int, uint64, bool) { return 9 + int(h2Length(h)), 0, false },
 	part:           func(h []byte) bool { return h[3] != h2Headers && h[3] != h2Data || h[4]&h2EndStream == 0 },
 	respond: func(dst, h []byte) []byte {
 		stream := binary.BigEndian.Uint32(h[5:])
-		dst = h2Frame(dst, h2Headers, h2EndHeaders, stream, h2OK)
+		head := h2Answered
+		if stream == 1 { // the first of the connection
+			head = h2FirstAnswer
+		}
+		dst = h2Frame(dst, h2Headers, h2EndHeaders, stream, head...)
 		dst = h2Frame(dst, h2Data, h2EndStream, stream, []byte("hello")...)
 		if stream > 1 && stream/2%h2Credit == 0 {
 			// The last frame of most of them had as many; those of hellos had none.
@@ -97,7 +106,7 @@ var http2 = rpc{
 func h2Client(p rpc) rpc {
 	stream := uint32(1)
 	calls := new([h2Ring]atomic.Uint64) // the call of a stream
-	headers := h2Frame(nil, h2Headers, h2EndHeaders, 0, h2Next()...)
+	headers := h2Frame(nil, h2Headers, h2EndHeaders, 0, h2Next(h2Static, h2Fields)...)
 	p.request = func(size int) []byte {
 		return h2Frame(headers[:len(headers):len(headers)], h2Data, h2EndStream, 0, bytes.Repeat([]byte("a"), len(dubbo.request(size)))...)
 	}
@@ -124,7 +133,7 @@ func h2Client(p rpc) rpc {
 		case binary.BigEndian.Uint32(h[5:]) == 1:
 			return true
 		case h[3] == h2Headers: // an answer that is not 200 is over with them
-			return h[9] == h2OK
+			return h[9] == h2OK[0]
 		}
 		return h[3] != h2Data || h[4]&h2EndStream == 0
 	}
