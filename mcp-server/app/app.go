@@ -323,7 +323,6 @@ func (p *pipeline) plan(ctx context.Context, jobs *mailbox) error {
 func (p *pipeline) assemble(ctx context.Context, jobs *mailbox) error {
 	hold := holdOff{HoldOff: p.started.HoldOff}
 	assembler := newAssembler(p.metrics.measure)
-	assembler.compile = new(governance.Compiler).Compile
 	if p.endpoints != nil {
 		assembler.passage = &passage{known: p.endpoints.Know}
 	}

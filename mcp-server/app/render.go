@@ -109,12 +109,9 @@ type assembler struct {
 	governed governed
 	lifted   lifted
 	passage  *passage // nil: routes change at once
-	compile  func([]governance.Rule, governance.Ports, governance.Options) governance.Compiled
 }
 
-func newAssembler(m measure) *assembler {
-	return &assembler{measure: m, compile: governance.Compile}
-}
+func newAssembler(m measure) *assembler { return &assembler{measure: m} }
 
 // governed is the filter's configuration, and what it was made of.
 type governed struct {
@@ -191,7 +188,7 @@ func (a *assembler) govern(in input, t *translate.Translation) {
 	g, l := &a.governed, &a.lifted
 	same := g.spec == in.spec && g.version == in.version && g.keys == in.keys
 	if told := lift.Told(); !same || !reflect.DeepEqual(g.ports, ports) || !slices.Equal(l.options.Ports, lift.Ports) || !reflect.DeepEqual(g.told, told) {
-		out := a.compile(in.rules.Items, ports, options)
+		out := governance.Compile(in.rules.Items, ports, options)
 		*g = governed{spec: in.spec, version: in.version, keys: in.keys, ports: ports, told: told, out: &out}
 		l.options = nil // it has the configuration in it
 	}

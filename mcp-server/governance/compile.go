@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -44,8 +43,6 @@ type Options struct {
 	// Lift says how services are lifted, if any are. Compile puts keys that are not for all on its ports, too, and gives its configuration
 	// the generation that Lift's have: a sidecar has several of them, and which rules it runs is told by one.
 	Lift *LiftOptions
-
-	turn uint32 // see Compiler
 }
 
 // Compiled is what becomes of the rules.
@@ -56,8 +53,6 @@ type Compiled struct {
 	// Plugin is the filter's configuration. Its Generation is a hash of all else in it.
 	Plugin   plugin.Plugin
 	Problems []model.Problem
-
-	print [sha256.Size]byte // of all that is in filters' configurations but the turn
 }
 
 // Ports are those that the filter stands on. Each list must be sorted; services that come and go on them change nothing. A port may be in both.
@@ -102,8 +97,7 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	if whole.Lift = o.Lift.Told(); whole.Lift != nil {
 		whole.Lower = &plugin.Lower{ExceptionsFail: o.Lift.ExceptionsFail}
 	}
-	out.Plugin.Generation, out.Plugin.Turn = generation(&whole), o.turn
-	out.print = fingerprint(&whole, &o, wants.apps)
+	out.Plugin.Generation = generation(&whole)
 	config := mustRender(&out.Plugin)
 	var lifted []uint16
 	if o.Lift != nil {
@@ -135,56 +129,6 @@ func Compile(rules []Rule, ports Ports, o Options) Compiled {
 	}
 	out.Set = set
 	return out
-}
-
-// fingerprint is of a configuration and of the keys that go to single applications.
-func fingerprint(p *plugin.Plugin, o *Options, apps map[string]map[string]bool) [sha256.Size]byte {
-	h := sha256.New()
-	e := json.NewEncoder(h)
-	must := func(v any) {
-		if err := e.Encode(v); err != nil { // it holds nothing that cannot be written
-			panic("governance: " + err.Error())
-		}
-	}
-	must(p)
-	for _, app := range slices.Sorted(maps.Keys(apps)) {
-		must(app)
-		must(o.Keys.keysFor(apps[app]))
-	}
-	return [sha256.Size]byte(h.Sum(nil))
-}
-
-// Compiler compiles time after time, so that no filter's configuration comes back as it was after there has been another one: plugin.Plugin.Turn
-// is then another. The zero value has not compiled anything. It must not be used by several goroutines at once.
-type Compiler struct {
-	last, turns uint32 // the turn of the latest, and how many there have been
-	latest      [sha256.Size]byte
-	past        map[[sha256.Size]byte]struct{}
-}
-
-// maxPast bounds the configurations that are remembered. Envoy's memory is shorter: it has those that open connections began with.
-const maxPast = 10_000
-
-// Compile is the function of that name.
-func (c *Compiler) Compile(rules []Rule, ports Ports, o Options) Compiled {
-	o.turn = 0
-	out := Compile(rules, ports, o)
-	if _, was := c.past[out.print]; out.print != c.latest || c.past == nil {
-		if c.last = 0; was {
-			c.turns++
-			c.last = c.turns
-		}
-		if c.past == nil || len(c.past) == maxPast {
-			c.past = map[[sha256.Size]byte]struct{}{}
-		}
-		c.latest = out.print
-		c.past[out.print] = struct{}{}
-	}
-	if c.last == 0 {
-		return out
-	}
-	o.turn = c.last
-	return Compile(rules, ports, o)
 }
 
 // unanswerable tells why a rule's reply reaches nobody: Envoy answers gRPC, and so Triple, with a status only.
@@ -251,7 +195,7 @@ func (m *room) take(r *Rule) string {
 // the filter's own, which finds the keys in their common VM.
 func carriers(app string, keys []plugin.Key, ports []uint16, o Options) []resource.Resource {
 	sum := sha256.Sum256([]byte(app))
-	carrier := plugin.Plugin{Keys: keys, KeysOnly: true, Turn: o.turn}
+	carrier := plugin.Plugin{Keys: keys, KeysOnly: true}
 	carrier.Generation = generation(&carrier)
 	config := mustRender(&carrier)
 	resources := named(ExtensionName+"-keys-"+hex.EncodeToString(sum[:5]), extensions.PluginType_NETWORK, types.WorkloadMode_CLIENT_AND_SERVER, config, ports, o)
@@ -273,7 +217,7 @@ func carriers(app string, keys []plugin.Key, ports []uint16, o Options) []resour
 // changed.
 func generation(p *plugin.Plugin) string {
 	public := *p
-	public.Generation, public.Turn, public.Keys = "", 0, slices.Clone(p.Keys)
+	public.Generation, public.Keys = "", slices.Clone(p.Keys)
 	for i := range public.Keys {
 		if isSecret(public.Keys[i]) {
 			public.Keys[i].Value = ""

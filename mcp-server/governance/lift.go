@@ -181,7 +181,7 @@ func (l *LiftOptions) extensions(c *Compiled, lift, atProvider *plugin.Lift, o O
 		lower = []uint16{nowhere}
 	}
 	resources = append(resources, named(LowerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&lowering), lower, o)...)
-	here := plugin.Plugin{Generation: c.Plugin.Generation, Turn: c.Plugin.Turn, Protocols: c.Plugin.Protocols, Limits: c.Plugin.Limits, Metrics: c.Plugin.Metrics, Lower: lowering.Lower}
+	here := plugin.Plugin{Generation: c.Plugin.Generation, Protocols: c.Plugin.Protocols, Limits: c.Plugin.Limits, Metrics: c.Plugin.Metrics, Lower: lowering.Lower}
 	resources = append(resources, named(LowerCallerName, extensions.PluginType_NETWORK, types.WorkloadMode_SERVER, mustRender(&here), []uint16{nowhere}, closed)...)
 	if atProvider != nil {
 		behind := c.Plugin

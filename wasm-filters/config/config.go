@@ -10,9 +10,6 @@ type Plugin struct {
 	// Generation names this configuration; the filter reports it back as a metric label, so that it can be seen which
 	// sidecars run it. At most 64 bytes of [A-Za-z0-9._-].
 	Generation string `json:"generation,omitempty"`
-	// Turn changes nothing but the text, so that Envoy does not take a configuration that comes back for one that it has. It would go back to
-	// that without a word, and of several that open connections have kept nobody could tell which it is.
-	Turn uint32 `json:"turn,omitempty"`
 	// Protocols are the codecs to try, in this order: "dubbo", "bolt". Empty means all that the filter has.
 	Protocols []string `json:"protocols,omitempty"`
 	// HTTP says how requests of HTTP are read.

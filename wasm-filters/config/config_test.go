@@ -13,7 +13,7 @@ import (
 
 // full has every field set, each in one rule at least.
 var full = Plugin{
-	Generation: "g-1.2_3", Turn: 7, Protocols: []string{"bolt", "dubbo"},
+	Generation: "g-1.2_3", Protocols: []string{"bolt", "dubbo"},
 	HTTP:    HTTP{Suffix: "mesh.example", CallerHeader: "x-app", Paths: []string{"/a/{b}", "/{c}"}},
 	Limits:  Limits{MaxFrameBytes: 1 << 20, Oversize: ActionClose, Garbage: ActionPass, MaxInspectBytes: 8192, MaxInFlight: 7, CallTimeoutMillis: 9},
 	Metrics: Metrics{MaxServices: 1, MaxMethods: 2, MaxCallers: 3, MaxSeries: 4, MaxEndpoints: 5},

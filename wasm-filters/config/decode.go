@@ -60,8 +60,6 @@ func (r *reader) plugin(p *Plugin) {
 		switch name {
 		case "generation":
 			p.Generation = r.text()
-		case "turn":
-			p.Turn = r.number()
 		case "protocols":
 			r.list(maxProtocols, func() { p.Protocols = append(p.Protocols, r.text()) })
 		case "http":
