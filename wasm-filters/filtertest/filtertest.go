@@ -21,7 +21,8 @@
 //	peer [ADDRESS [IDENTITY]]     who opens the connections that follow: 10.0.0.1:80, and the URI in its certificate
 //	endpoint [ADDRESS]            where the connections that follow go to: 10.0.0.2:20880
 //	request NAME client|server NAME=VALUE …
-//	                              an HTTP request with these headers, under the newest context; prints what becomes of it
+//	                              an HTTP request with these headers, under the newest context; prints what becomes of it. VALUE may be
+//	                              TEXT*N, and have spaces
 //	response NAME [end] NAME=VALUE …
 //	                              its response begins, and is at its end
 //	trailers NAME NAME=VALUE …    its response ends

@@ -258,13 +258,17 @@ func localResponse(status uint32, details, body, pairs []byte, grpc int32) (*fil
 
 var repeated = regexp.MustCompile(`^(.*)\*([0-9]+)$`)
 
-// parseHeaders reads NAME=VALUE …; VALUE may be TEXT*N, which is TEXT N times.
+// parseHeaders reads NAME=VALUE …; VALUE may be TEXT*N, which is TEXT N times, and have spaces: an item without = belongs to the one before.
 func parseHeaders(items []string) (Headers, error) {
 	var h Headers
 	for _, it := range items {
 		k, v, ok := strings.Cut(it, "=")
-		if !ok {
+		switch {
+		case !ok && len(h) == 0:
 			return nil, fmt.Errorf("%q is no NAME=VALUE", it)
+		case !ok:
+			h[len(h)-1][1] += " " + it
+			continue
 		}
 		if m := repeated.FindStringSubmatch(v); m != nil {
 			n, err := strconv.Atoi(m[2])

@@ -171,7 +171,7 @@ func (s *Script) command(out *strings.Builder, line string) error {
 		if word == "token" {
 			s.words[arg(0)], err = k.Token(id, arg(2))
 		} else {
-			s.words[arg(0)], err = k.Sign(strings.Split(arg(2), ",")...)
+			s.words[arg(0)], err = k.Sign(strings.Split(strings.Join(args[min(2, len(args)):], " "), ",")...)
 		}
 		return err
 	case "plugin":
