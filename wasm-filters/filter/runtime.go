@@ -40,7 +40,8 @@ type Runtime struct {
 	matched []int                // scratch
 
 	metrics  metrics
-	info     Metric // config_info of the current generation
+	info     Metric // config_info of the generation shown
+	shown    string // that generation
 	bad      Metric // config_rejected
 	rejected bool   // the last configuration offered was not good
 
@@ -170,10 +171,6 @@ func (rt *Runtime) use(rs *ruleset) {
 		rt.blank(s)
 	}
 	rt.states = states
-	if rt.rules != nil && rt.rules.conf.Generation != rs.conf.Generation && rt.info != undefined {
-		rt.vm.host.Set(rt.info, 0)
-		rt.info = undefined
-	}
 	rt.settle(rs)
 	rt.rules = rs
 	rt.epoch++
@@ -256,9 +253,7 @@ func (rt *Runtime) close() {
 	for i := range rt.states {
 		rt.blank(&rt.states[i])
 	}
-	if rt.info != undefined {
-		rt.vm.host.Set(rt.info, 0)
-	}
+	rt.show(undefined)
 	if rt.bad != undefined {
 		rt.vm.host.Set(rt.bad, 0)
 	}
@@ -322,13 +317,14 @@ func (rt *Runtime) flush() {
 	rt.metrics.flush(rt.vm.protocols)
 	rt.reportRules()
 	host := rt.vm.host
-	if rt.info == undefined && !rt.rules.conf.KeysOnly {
-		b := appendLabel(rt.vm.line[:0], config.TagRevision, rt.rules.conf.Generation)
+	switch conf := &rt.rules.conf; {
+	case conf.KeysOnly:
+		rt.show(undefined)
+	case rt.info == undefined || rt.shown != conf.Generation:
+		b := appendLabel(rt.vm.line[:0], config.TagRevision, conf.Generation)
 		rt.vm.line = append(b, nameConfigInfo...)
-		rt.info = host.Gauge(rt.vm.line)
-	}
-	if rt.info != undefined {
-		host.Set(rt.info, 1)
+		rt.show(host.Gauge(rt.vm.line))
+		rt.shown = conf.Generation
 	}
 	if rt.rejected || rt.bad != undefined {
 		if rt.bad == undefined {
@@ -341,6 +337,18 @@ func (rt *Runtime) flush() {
 		}
 		host.Set(rt.bad, v)
 	}
+}
+
+// show makes info the metric that counts this runtime; undefined is none. All plugins and all workers of an Envoy share the metric of a generation, so it
+// counts them: none of them says for the others that they do not run it any more, and at no moment is there none.
+func (rt *Runtime) show(info Metric) {
+	if info != undefined {
+		rt.vm.host.Add(info, 1)
+	}
+	if rt.info != undefined {
+		rt.vm.host.Add(rt.info, -1)
+	}
+	rt.info = info
 }
 
 var ruleActions = [3]string{"admit", "reject", "would_reject"}

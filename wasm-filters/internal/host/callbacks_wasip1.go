@@ -88,9 +88,12 @@ func direction() policy.Direction {
 
 //go:wasmexport proxy_on_tick
 func onTick(id uint32) {
-	if p := plugins[id]; p != nil {
-		p.Tick()
+	p := plugins[id]
+	if p == nil {
+		proxySetTickPeriod(0) // Envoy keeps the timers of contexts that are gone
+		return
 	}
+	p.Tick()
 	vm.Release(ready, pass)
 	vm.Proceed(proceed)
 	hasty = false
@@ -99,6 +102,7 @@ func onTick(id uint32) {
 	}
 	proxySetEffectiveContext(id)
 	vm.Ask()
+	proxySetTickPeriod(tickMillis)
 	arm()
 }
 
@@ -158,13 +162,12 @@ func wake(c *filter.Conn) {
 // hasty says that the timer was set because a connection wants to be woken.
 var hasty bool
 
-// arm sets the timer of the plugin at hand to the moment when the next delayed request is due, if there is one.
+// arm sets the timer of the plugin at hand to the moment when the next delayed request is due, if there is one. Where there is none the timer is
+// left alone: to set it is to begin its second anew, and a plugin whose requests did that would not tick as long as they come.
 func arm() {
-	period := uint32(tickMillis)
 	if wait, ok := vm.Due(); ok {
-		period = uint32(min((wait+999_999)/1_000_000, tickMillis))
+		proxySetTickPeriod(uint32(min((wait+999_999)/1_000_000, tickMillis)))
 	}
-	proxySetTickPeriod(period)
 }
 
 //go:wasmexport proxy_on_new_connection
