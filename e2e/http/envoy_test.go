@@ -51,23 +51,31 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// listener is an HTTP listener as istiod makes it, as far as it matters here, with the filter in it.
-func (e *envoy) listener(port int, direction, file string, conf []byte, to string) object {
-	wasm := object{"name": "isthmus", "typed_config": object{"@type": httpFilters + "wasm.v3.Wasm", "config": object{
-		"name": "isthmus", "root_id": "isthmus",
+// wasm is the filter as a filter of that kind, under a name.
+func wasm(kind, name, file string, conf []byte) object {
+	return object{"name": name, "typed_config": object{"@type": kind + "wasm.v3.Wasm", "config": object{
+		"name": name, "root_id": name,
 		"vm_config":     object{"vm_id": "isthmus", "runtime": "envoy.wasm.runtime.v8", "code": object{"local": object{"filename": file}}},
 		"configuration": object{"@type": "type.googleapis.com/google.protobuf.StringValue", "value": string(conf)},
 	}}}
+}
+
+// listener is an HTTP listener as istiod makes it, as far as it matters here, with the filter in it, and with one in front of it that brings keys where there are any.
+func (e *envoy) listener(port int, direction, file string, conf, keys []byte, to string) object {
+	var filters []object
+	if keys != nil {
+		filters = append(filters, wasm(networkFilters, "isthmus-keys", file, keys))
+	}
 	router := object{"name": "envoy.filters.http.router", "typed_config": object{"@type": httpFilters + "router.v3.Router"}}
-	return object{"name": direction, "address": address(port), "traffic_direction": direction, "filter_chains": []object{{"filters": []object{{
+	return object{"name": direction, "address": address(port), "traffic_direction": direction, "filter_chains": []object{{"filters": append(filters, object{
 		"name": "hcm", "typed_config": object{"@type": networkFilters + "http_connection_manager.v3.HttpConnectionManager",
 			"stat_prefix": direction, "codec_type": "AUTO", "max_request_headers_kb": 4096,
 			"route_config": object{"name": "r", "virtual_hosts": []object{{"name": "all", "domains": []string{"*"},
 				"routes": []object{{"match": object{"prefix": "/"}, "route": object{"cluster": to, "timeout": "30s"}}}}}},
-			"http_filters": []object{wasm, router},
+			"http_filters": []object{wasm(httpFilters, "isthmus", file, conf), router},
 			"access_log": []object{{"name": "file", "typed_config": object{"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
 				"path": e.log, "log_format": object{"text_format_source": object{"inline_string": "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS%\n"}}}}},
-		}}}}}}
+		}})}}}
 }
 
 func cluster(name string, port int) object {
@@ -80,6 +88,12 @@ func cluster(name string, port int) object {
 // start runs stock Envoy with four workers until the test ends.
 func start(t testing.TB, conf *config.Plugin, app int) *envoy {
 	t.Helper()
+	return startWith(t, conf, nil, app)
+}
+
+// startWith does so with keys that a network filter brings; nil is none.
+func startWith(t testing.TB, conf, keys *config.Plugin, app int) *envoy {
+	t.Helper()
 	set := peer.Need(t, peer.Envoy, peer.Filter)
 	dir := t.TempDir()
 	e := &envoy{out: freePort(t), in: freePort(t), admin: freePort(t), log: filepath.Join(dir, "access.log")}
@@ -87,12 +101,18 @@ func start(t testing.TB, conf *config.Plugin, app int) *envoy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var carried []byte
+	if keys != nil {
+		if carried, err = json.Marshal(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
 	file := set[peer.Filter].Path
 	data, err := json.Marshal(object{
 		"node":  object{"id": "e2e", "cluster": "e2e", "metadata": object{"LABELS": object{"app": application}}},
 		"admin": object{"address": address(e.admin)},
 		"static_resources": object{
-			"listeners": []object{e.listener(e.out, "OUTBOUND", file, plugin, "provider"), e.listener(e.in, "INBOUND", file, plugin, "application")},
+			"listeners": []object{e.listener(e.out, "OUTBOUND", file, plugin, carried, "provider"), e.listener(e.in, "INBOUND", file, plugin, carried, "application")},
 			"clusters":  []object{cluster("provider", e.in), cluster("application", app)},
 		},
 	})
