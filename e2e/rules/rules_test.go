@@ -491,6 +491,11 @@ func (b *bed) rule(framework string, f framework, kind, direction, method, spec,
 		}
 	}
 	// The sidecar at the other end hears of the rule by itself, and mcp-server of that at its next look.
+	defer func() {
+		if b.t.Failed() {
+			b.Autopsy(context.WithoutCancel(b.t.Context()), b.sidecars[provider], b.sidecars[consumer])
+		}
+	}()
 	b.until("mcp-server to see the rule enforced on all sidecars", func(ctx context.Context) error {
 		e, err := b.effective(ctx, kind, framework)
 		if err == nil && (e.State != api.EffectiveEnforced || e.Enforced != e.Of || e.Of == 0) {

@@ -54,6 +54,7 @@ func (t *target) compile(c *config.Target) {
 // A ruleset is a configuration, made ready for use.
 type ruleset struct {
 	conf      config.Plugin // with its defaults
+	hash      uint64        // of what it was made of; 0: of nothing
 	protocols []int         // indices into VM.protocols, in the order in which they are tried
 	specs     []spec        // of the rules that concern this application, ordered by kind
 	exact     map[string][]int

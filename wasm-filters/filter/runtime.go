@@ -29,6 +29,8 @@ type Runtime struct {
 	key string
 	// plugins are the contexts, ordered by when each was last known to be the current one.
 	plugins []*Plugin
+	trail   trail
+	changed policy.Nanos // when rules did last
 
 	rules  *ruleset
 	epoch  uint32 // changes with rules
@@ -86,6 +88,7 @@ func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.F
 	if rt == nil {
 		rt = &Runtime{vm: vm, key: key, info: undefined, bad: undefined}
 		rt.seed = maphash.String(maphash.MakeSeed(), key)
+		rt.trail.key = []byte("isthmus/configured/" + key)
 		rt.metrics.init(vm.host, vm.protocols)
 		vm.runtimes[key] = rt
 	}
@@ -106,8 +109,40 @@ func (vm *VM) Configure(id Identity, app string, data []byte) (*Plugin, config.F
 		return p, faults
 	}
 	rt.rejected = false
-	rt.use(p.rules)
+	p.rules.hash = hashOf(app, data)
+	if shared := vm.host.Shared(); shared != nil {
+		rt.trail.told(shared, p.rules.hash)
+	}
+	if !rt.follow() {
+		rt.use(p.rules)
+	}
 	return p, nil
+}
+
+// follow puts the newest configuration in force, and tells whether this thread has it.
+func (rt *Runtime) follow() bool {
+	shared := rt.vm.host.Shared()
+	if shared == nil {
+		return false
+	}
+	rt.trail.load(shared)
+	newest, ok := rt.trail.of(rt.trail.last)
+	p := rt.having(newest)
+	if !ok || p == nil {
+		return false
+	}
+	rt.use(p.rules)
+	return true
+}
+
+// having returns a context whose configuration has this hash, nil where there is none.
+func (rt *Runtime) having(hash uint64) *Plugin {
+	for _, p := range rt.plugins {
+		if p.rules != nil && p.rules.hash == hash {
+			return p
+		}
+	}
+	return nil
 }
 
 func (vm *VM) logFaults(name string, faults config.Faults, running bool) {
@@ -128,9 +163,10 @@ func (vm *VM) logFaults(name string, faults config.Faults, running bool) {
 
 // use puts a ruleset in force.
 func (rt *Runtime) use(rs *ruleset) {
-	if rt.rules == rs {
+	if rt.rules != nil && rt.rules.hash == rs.hash {
 		return
 	}
+	rt.changed = rt.vm.host.Now()
 	rt.reportRules()
 	old := make(map[string]*state, len(rt.states))
 	for i := range rt.states {
@@ -187,16 +223,28 @@ func (rt *Runtime) blank(s *state) {
 	rt.reportCircuits(s, nil, 0)
 }
 
+// switching is how long after a change of the rules a thread may go on to begin connections under the configuration before.
+const switching = policy.Nanos(5_000_000_000)
+
 // current notes that this context is the current one, because something begins under it: Envoy does not configure a plugin again when it
-// goes back to a configuration that open connections still use.
+// goes back to a configuration that open connections still use. Soon after a change it may also be that Envoy has told of the new configuration
+// and has not put it to use yet; then the other threads know better.
 func (p *Plugin) current() {
 	rt := p.rt
-	if rt.plugins[len(rt.plugins)-1] == p {
+	if rt.plugins[len(rt.plugins)-1] == p && (p.rules == nil || p.rules.hash == rt.rules.hash) {
 		return
+	}
+	shared := rt.vm.host.Shared()
+	if p.rules != nil && p.rules.hash != rt.rules.hash && shared != nil {
+		if rt.vm.host.Now() < rt.changed+switching {
+			rt.follow()
+			return
+		}
+		rt.trail.told(shared, p.rules.hash)
 	}
 	rt.remove(p)
 	rt.plugins = append(rt.plugins, p)
-	if p.rules != nil {
+	if p.rules != nil && !rt.follow() {
 		rt.use(p.rules)
 	}
 }
@@ -231,9 +279,11 @@ func (p *Plugin) Done() {
 	switch n := len(rt.plugins); {
 	case rt.unused():
 		rt.close()
-	case n > 0 && p.rules == rt.rules && rt.plugins[n-1].rules != nil:
-		// The configuration in force has gone, so Envoy went back to the one before, which open connections had kept.
-		rt.use(rt.plugins[n-1].rules)
+	case n > 0 && p.rules != nil && p.rules.hash == rt.rules.hash && rt.having(p.rules.hash) == nil:
+		// The configuration in force has gone, so Envoy went back to one that open connections had kept.
+		if last := rt.plugins[n-1]; !rt.follow() && last.rules != nil {
+			rt.use(last.rules)
+		}
 	}
 }
 
@@ -271,6 +321,7 @@ func (p *Plugin) Tick() {
 		return
 	}
 	rt.flushed = now + 900_000_000
+	rt.follow() // what other threads know
 	rt.sweep(now)
 	for c := rt.conns; c != nil; c = c.next {
 		if c.relay != nil {
