@@ -22,7 +22,7 @@ RACY_PKGS  = $(shell go list ./adapters/zookeeper ./tools/isthmusctl/cli 2>/dev/
 RACE_PKGS  = $(filter-out $(RACY_PKGS),$(shell go list ./adapters/... ./mcp-server/... ./tools/... ./manifests/... 2>/dev/null))
 PLAIN_PKGS = $(shell go list ./wasm-filters/... 2>/dev/null) $(RACY_PKGS)
 # The longest first: what is last runs alone.
-E2E_PKGS   = ./e2e/sofaregistry ./e2e/demo $(shell go list ./e2e/... 2>/dev/null)
+E2E_PKGS   = ./e2e/sofaregistry ./e2e/demo ./e2e/lifted ./e2e/rules ./e2e/bench $(shell go list ./e2e/... 2>/dev/null)
 FOLDERS   := wasm-filters adapters mcp-server manifests e2e tools
 
 # $(call need,tool:package ...) prints one line for each system tool that is missing, and stops if there is one.
