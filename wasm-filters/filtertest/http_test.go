@@ -234,6 +234,24 @@ func TestHTTPTimer(t *testing.T) {
 	}
 }
 
+// TestTimerLeftAlone: a plugin goes on to tick though its requests are rejected one after the other.
+func TestTimerLeftAlone(t *testing.T) {
+	rig := workers(t, 1, `{"throttle":[{"name":"none","threshold":0}]}`)[0].(*filtertest.Wasm)
+	before := rig.Timed()
+	for range 3 {
+		n, a, err := rig.Request(policy.DirectionClient, filtertest.Headers{{":authority", "a"}, {":path", "/"}, {":method", "GET"}})
+		if err != nil || a.Response == nil {
+			t.Fatal(a, err)
+		}
+		if err := rig.Finish(n, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := rig.Timed() - before; got != 0 {
+		t.Errorf("the timer was set anew %d times", got)
+	}
+}
+
 // TestStreamFails: after a defect of the filter's own the request goes on unread.
 func TestStreamFails(t *testing.T) {
 	n := filtertest.NewNative(new(filtertest.World), protocols)

@@ -64,6 +64,7 @@ type Wasm struct {
 	current uint32    // the effective context
 	data    *wasmConn // of the callback at hand
 	ticks   map[uint32]uint32
+	timed   int    // how often a timer was set
 	answer  []byte // of a service, in the callback at hand
 	out     []Release
 
@@ -252,6 +253,9 @@ func (r *Wasm) World() *World { return r.world }
 
 // Timer returns to how many milliseconds the newest context has set its timer.
 func (r *Wasm) Timer() uint32 { return r.ticks[r.plugin] }
+
+// Timed returns how often a timer was set, which begins its period anew.
+func (r *Wasm) Timed() int { return r.timed }
 
 // MemoryBytes is the size of the module's memory.
 func (r *Wasm) MemoryBytes() uint32 { return r.module.Memory().Size() }
@@ -458,6 +462,7 @@ func (e *Engine) exportHost(ctx context.Context) error {
 			}
 		}
 		r.ticks[root] = millis
+		r.timed++
 		return statusOK
 	})
 	export("proxy_set_effective_context", func(ctx context.Context, id uint32) uint32 {
