@@ -88,14 +88,22 @@ func (p *pipeline) subsets() map[string]map[string][]string {
 func (p *planner) routes(t *translate.Translation) governance.Routes {
 	p.routed.begin(0)
 	var hosts []*governance.HostRoutes
+	routed := func(s *translate.Service) *governance.Routed {
+		return &governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels,
+			Port: s.Port, Dialled: s.Dialled, Elsewhere: s.Elsewhere}
+	}
 	for _, s := range t.Services {
 		if p.router.Concerns(s.Key) {
-			hosts = append(hosts, p.routed.of(s, func() *governance.HostRoutes {
-				return p.router.Host(&governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels})
-			}))
+			hosts = append(hosts, p.routed.of(s, func() *governance.HostRoutes { return p.router.Host(routed(s)) }))
 		}
 	}
-	return p.router.Join(hosts)
+	return p.router.Join(hosts, func(yield func(*governance.Routed) bool) {
+		for _, s := range t.Services {
+			if s.HTTP && !yield(routed(s)) {
+				return
+			}
+		}
+	})
 }
 
 // lifted are the lifted services with their endpoints.
