@@ -18,11 +18,14 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 )
 
-func TestMain(m *testing.M) { os.Exit(rig.Main(m, rig.FilterPeers...)) }
+func TestMain(m *testing.M) {
+	os.Exit(rig.Main(m, append(rig.FilterPeers, peer.ZooKeeper, peer.Dubbo3)...))
+}
 
 const (
 	within = 90 * time.Second

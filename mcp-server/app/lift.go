@@ -86,7 +86,8 @@ func (p *pipeline) subsets() map[string]map[string][]string {
 
 // routed is a service as routes may be for it.
 func routed(s *translate.Service) governance.Routed {
-	return governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels}
+	return governance.Routed{Key: s.Key, Protocol: s.Protocol, Host: s.Host, Name: s.Name, Lifted: s.Lifted, HTTP: s.HTTP, Endpoints: s.Labels,
+		Port: s.Port, Dialled: s.Dialled, Elsewhere: s.Elsewhere}
 }
 
 // routes renders the routes of all services.
@@ -101,7 +102,13 @@ func (p *planner) routes(t *translate.Translation) governance.Routes {
 			}))
 		}
 	}
-	return p.router.Join(hosts)
+	return p.router.Join(hosts, func(yield func(*governance.Routed) bool) {
+		for _, s := range t.Services {
+			if svc := routed(s); s.HTTP && !yield(&svc) {
+				return
+			}
+		}
+	})
 }
 
 // lifted are the lifted services with their endpoints.

@@ -88,7 +88,7 @@ func (p *planner) plan(in input) *plan {
 	}
 	if p.router == nil || p.version != in.version {
 		p.version = in.version
-		p.router = governance.NewRouter(in.rules.Items, governance.RouteOptions{Namespace: in.spec.Mesh.Namespace, Attachments: in.spec.Mesh.Lift.Attachments})
+		p.router = governance.NewRouter(in.rules.Items, governance.RouteOptions{Namespace: in.spec.Mesh.Namespace, Suffix: in.spec.Mesh.HostSuffix, Attachments: in.spec.Mesh.Lift.Attachments})
 		p.routed = memo[*translate.Service, *governance.HostRoutes]{}
 	}
 	out := &plan{}

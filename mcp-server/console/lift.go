@@ -65,7 +65,7 @@ func lift(svc *model.Service, state *store.State, sidecars map[string][]*telemet
 // so. asked is what Options.Subsets says.
 func routed(rule *store.Rule, asked map[string]map[string][]string) (hosts []api.RoutedHost) {
 	for _, r := range rule.Routes {
-		h := api.RoutedHost{Host: r.Host, VirtualService: r.VirtualService, DestinationRule: r.DestinationRule}
+		h := api.RoutedHost{Host: r.Host, VirtualService: r.VirtualService, DestinationRule: r.DestinationRule, Dialled: r.Dialled}
 		others := map[string]bool{}
 		for _, subsets := range asked[r.Host] {
 			h.Of++

@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -36,11 +38,17 @@ type Routed struct {
 	Lifted    bool
 	HTTP      bool                // it travels as HTTP by itself
 	Endpoints []map[string]string // the labels of those that take traffic
+	// Port is the service's, and Dialled are the addresses of the endpoints that listen on it, which callers who have them from the registry
+	// dial, and name as the authority where the service is called over HTTP. Elsewhere is how many listen on other ports.
+	Port      uint16
+	Dialled   []string
+	Elsewhere int
 }
 
 // RouteOptions say how routes are rendered.
 type RouteOptions struct {
 	Namespace   string   // of the ServiceEntries
+	Suffix      string   // of all hosts
 	Attachments []string // that lifted calls carry as headers
 }
 
@@ -67,6 +75,7 @@ type RoutedHost struct {
 	VirtualService  string   // namespace/name
 	DestinationRule string   // the same; "" where there are no groups
 	Subsets         []string // of it, where the host is lifted; sorted
+	Dialled         string   // VirtualService for the calls whose authority is an endpoint's address, where that is another one
 }
 
 // CompileRoutes renders the RouteRules among rules for services.
@@ -76,7 +85,13 @@ func CompileRoutes(rules []Rule, services []Routed, o RouteOptions) Routes {
 	for i := range services {
 		hosts[i] = r.Host(&services[i])
 	}
-	return r.Join(hosts)
+	return r.Join(hosts, func(yield func(*Routed) bool) {
+		for i := range services {
+			if !yield(&services[i]) {
+				return
+			}
+		}
+	})
 }
 
 // Router renders RouteRules service by service. It is immutable.
@@ -95,6 +110,8 @@ type HostRoutes struct {
 	became   RoutedHost
 	by       []*Rule // those that it is made of
 	problems []model.Problem
+	dialled  dialled
+	render   func(addresses []string) resource.Set // set, with these addresses as hosts beside the service's
 }
 
 // NewRouter returns a Router for the RouteRules among rules, which must not be changed afterwards.
@@ -159,36 +176,59 @@ func (r *Router) Host(svc *Routed) *HostRoutes {
 	case ended == nil:
 		c.http = append(c.http, &networking.HTTPRoute{Name: "all", Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: svc.Host}}}})
 	}
-	labels := map[string]string{labelManagedBy: "isthmus"}
 	name := "route-" + svc.Name
-	resources := []resource.Resource{{Type: resource.TypeVirtualService, Namespace: r.o.Namespace, Name: name, Labels: labels,
-		Body: &networking.VirtualService{Hosts: []string{svc.Host}, Http: c.http}}}
+	body := &networking.VirtualService{Hosts: []string{svc.Host}, Http: c.http}
 	out.became = RoutedHost{Host: svc.Host, VirtualService: r.o.Namespace + "/" + name}
+	var groups *networking.DestinationRule
 	if len(c.subsets) > 0 {
 		out.became.DestinationRule = out.became.VirtualService
-		rule := &networking.DestinationRule{Host: svc.Host}
+		groups = &networking.DestinationRule{Host: svc.Host}
 		for _, name := range slices.Sorted(maps.Keys(c.subsets)) {
 			s := c.subsets[name]
-			rule.Subsets = append(rule.Subsets, &networking.Subset{Name: name, Labels: s.Labels})
+			groups.Subsets = append(groups.Subsets, &networking.Subset{Name: name, Labels: s.Labels})
 			if svc.Lifted {
 				out.subsets, out.became.Subsets = append(out.subsets, s), append(out.became.Subsets, name)
 			}
 		}
-		resources = append(resources, resource.Resource{Type: resource.TypeDestinationRule, Namespace: r.o.Namespace, Name: name, Labels: labels, Body: rule})
 	}
-	set, err := resource.NewSet(resources)
-	if err != nil { // what is in the bodies was checked
-		panic("governance: " + err.Error())
+	if svc.HTTP {
+		out.dialled = r.dialledBy(svc, c.http)
+		if svc.Elsewhere > 0 {
+			out.problems = append(out.problems, out.by[0].problem(model.SeverityWarning, "OtherPort",
+				"%d endpoints of %s listen on other ports than %d: who has their addresses from the registry reaches the one that he has chosen, whatever the routes say", svc.Elsewhere, svc.Key, svc.Port))
+		}
 	}
-	out.set = set
+	out.render = func(addresses []string) resource.Set {
+		resources := []resource.Resource{r.resource(resource.TypeVirtualService, name, &networking.VirtualService{Hosts: slices.Concat(body.Hosts, addresses), Http: body.Http})}
+		if groups != nil {
+			resources = append(resources, r.resource(resource.TypeDestinationRule, name, groups))
+		}
+		return newSet(resources)
+	}
+	out.set = out.render(out.dialled.own)
 	return out
 }
 
-// Join puts together what was rendered of all services, and says which rules are for none. Elements that are nil are passed over.
-func (r *Router) Join(hosts []*HostRoutes) Routes {
+func (r *Router) resource(t resource.Type, name string, body proto.Message) resource.Resource {
+	return resource.Resource{Type: t, Namespace: r.o.Namespace, Name: name, Labels: map[string]string{labelManagedBy: "isthmus"}, Body: body}
+}
+
+// newSet is for resources with different names, what is in whose bodies was checked.
+func newSet(resources []resource.Resource) resource.Set {
+	set, err := resource.NewSet(resources)
+	if err != nil {
+		panic("governance: " + err.Error())
+	}
+	return set
+}
+
+// Join puts together what was rendered of all services, and says which rules are for none. Elements that are nil are passed over. all are all
+// services: who else is called at the addresses of one.
+func (r *Router) Join(hosts []*HostRoutes, all iter.Seq[*Routed]) Routes {
 	out := Routes{Subsets: map[string][]Subset{}, Rules: map[ID][]RoutedHost{}}
 	used := map[*Rule]bool{}
-	var sets []resource.Set
+	sets, problems := r.joinDialled(hosts, all)
+	out.Problems = append(out.Problems, problems...)
 	for _, h := range hosts {
 		if h == nil {
 			continue
@@ -197,14 +237,15 @@ func (r *Router) Join(hosts []*HostRoutes) Routes {
 		for _, rule := range h.used {
 			used[rule] = true
 		}
+		became := h.became
+		if len(h.dialled.guarded) > 0 {
+			became.Dialled = r.o.Namespace + "/" + dialledRoute(h.dialled.port)
+		}
 		for _, rule := range h.by {
-			out.Rules[rule.ID] = append(out.Rules[rule.ID], h.became)
+			out.Rules[rule.ID] = append(out.Rules[rule.ID], became)
 		}
 		if len(h.subsets) > 0 {
 			out.Subsets[h.host] = h.subsets
-		}
-		if h.set.Len() > 0 {
-			sets = append(sets, h.set)
 		}
 	}
 	for _, rule := range r.routes {

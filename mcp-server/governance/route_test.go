@@ -27,8 +27,16 @@ func routed() []Routed {
 			Endpoints: []map[string]string{{"app": "other"}}},
 		{Key: key("sofa", "demo.Order"), Protocol: model.ProtocolBolt, Host: "demo.order.sofa.isthmus", Name: "demo.order.sofa", Lifted: true, Endpoints: []map[string]string{labels("v1", "east")}},
 		{Key: key("dubbo", "demo.Plain"), Protocol: model.ProtocolDubbo, Host: "demo.plain.dubbo.isthmus", Name: "demo.plain.dubbo"},
-		{Key: key("dubbo", "demo.Triple"), Protocol: model.ProtocolTriple, Host: "demo.triple.p-tri.dubbo.isthmus", Name: "demo.triple.p-tri.dubbo", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")}},
-		{Key: key("spring", "shop"), Protocol: model.ProtocolHTTP, Host: "shop.spring.isthmus", Name: "shop.spring", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")}},
+		{Key: key("dubbo", "demo.Triple"), Protocol: model.ProtocolTriple, Host: "demo.triple.p-tri.dubbo.isthmus", Name: "demo.triple.p-tri.dubbo", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")},
+			Port: 50051, Dialled: []string{"10.0.0.10", "10.0.0.9"}},
+		{Key: model.Key{Framework: "dubbo", Interface: "demo.Triple", Version: "1.0.0", Group: "g1"}, Protocol: model.ProtocolTriple, Host: "demo.triple.v1-0-0.g-g1.p-tri.dubbo.isthmus", Name: "demo.triple.v1-0-0.g-g1.p-tri.dubbo",
+			HTTP: true, Endpoints: []map[string]string{labels("v1", "east"), labels("v1", "east")}, Port: 50051, Dialled: []string{"10.0.0.9"}, Elsewhere: 1},
+		{Key: key("spring", "shop"), Protocol: model.ProtocolHTTP, Host: "shop.spring.isthmus", Name: "shop.spring", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")},
+			Port: 8080, Dialled: []string{"10.0.0.1", "shop-2.example.org"}},
+		{Key: key("spring", "till"), Protocol: model.ProtocolHTTP, Host: "till.spring.isthmus", Name: "till.spring", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")},
+			Port: 8081, Dialled: []string{"10.0.0.1", "10.0.0.2"}},
+		{Key: key("spring", "counter"), Protocol: model.ProtocolHTTP, Host: "counter.spring.isthmus", Name: "counter.spring", HTTP: true, Endpoints: []map[string]string{labels("v1", "east")},
+			Port: 8081, Dialled: []string{"10.0.0.2"}},
 	}
 }
 
@@ -46,7 +54,7 @@ func TestRoutes(t *testing.T) {
 				t.Fatal(err)
 			}
 			rules := Rules{}.Update([]File{{Name: "in.yaml", Text: text}})
-			c := CompileRoutes(rules.Items, routed(), RouteOptions{Namespace: "vm", Attachments: []string{"tenant", "user id"}})
+			c := CompileRoutes(rules.Items, routed(), RouteOptions{Namespace: "vm", Suffix: "isthmus", Attachments: []string{"tenant", "user id"}})
 			var got bytes.Buffer
 			e := yaml.NewEncoder(&got)
 			e.SetIndent(2)

@@ -55,4 +55,5 @@ type Route struct {
 	VirtualService  string   // namespace/name
 	DestinationRule string   // the same, "" where the rule has no groups
 	Subsets         []string // of it, that sidecars must ask for if it is in force; sorted. None where endpoints are istiod's
+	Dialled         string   // VirtualService for the calls whose authority is an endpoint's address, where that is another one
 }

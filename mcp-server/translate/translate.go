@@ -110,6 +110,10 @@ type Service struct {
 	HTTP     bool // they travel as HTTP by themselves
 	// Labels are those of the endpoints that take traffic, one for each.
 	Labels []map[string]string
+	// Dialled are the addresses of those of them that listen on Port, as the registries write them, each once and sorted, where HTTP is spoken there;
+	// Elsewhere is how many listen on other ports.
+	Dialled   []string
+	Elsewhere int
 }
 
 // Istio renders a snapshot as ServiceEntries, a WorkloadEntry for each address, and a DestinationRule for each port whose endpoints all
@@ -352,6 +356,9 @@ func (o *Options) serviceEntry(p *part, svc *Service, around *surroundings, prob
 		svc.Labels = append(svc.Labels, we.Labels)
 		if e.Port != svc.Port {
 			we.Ports = map[string]uint32{svc.PortName: uint32(e.Port)}
+			svc.Elsewhere++
+		} else if svc.HTTP {
+			svc.Dialled = append(svc.Dialled, e.Address)
 		}
 		body.Endpoints = append(body.Endpoints, we)
 		weights = append(weights, weightOf(e))
@@ -361,6 +368,8 @@ func (o *Options) serviceEntry(p *part, svc *Service, around *surroundings, prob
 			addresses++
 		}
 	}
+	slices.Sort(svc.Dialled)
+	svc.Dialled = slices.Compact(svc.Dialled)
 	if scaled := balance(weights); scaled {
 		problems.add(model.SeverityWarning, p.service.Key.String(), "WeightsScaled", "the weights of its endpoints are too large together; they are scaled down in proportion")
 	}

@@ -135,6 +135,7 @@ type RoutedHost struct {
 	Host            string   `json:"host"`
 	VirtualService  string   `json:"virtualService"`            // namespace/name
 	DestinationRule string   `json:"destinationRule,omitempty"` // the same
+	Dialled         string   `json:"dialled,omitempty"`         // VirtualService for the calls whose authority is an endpoint's address, where that is another one
 	Enforced        int      `json:"enforced"`                  // sidecars that know all groups of the rule
 	Of              int      `json:"of"`                        // that know the host; 0 where the rule has no groups or the host is not lifted
 	Others          []string `json:"others,omitempty"`          // subsets that sidecars know from somebody else's DestinationRule

@@ -90,7 +90,11 @@ func routeTable(routes []api.RoutedHost) *table {
 		if len(r.Others) > 0 {
 			note = "somebody else's subsets are there, too: " + strings.Join(slices.Clone(r.Others), ", ")
 		}
-		t.add(text(r.Host), text(r.VirtualService), text(r.DestinationRule), sidecars, text(note))
+		services := r.VirtualService
+		if r.Dialled != "" {
+			services += ", " + r.Dialled
+		}
+		t.add(text(r.Host), text(services), text(r.DestinationRule), sidecars, text(note))
 	}
 	return t
 }
