@@ -52,9 +52,9 @@ func tcpProxy(cluster string) object {
 func manager(routes []object, filters ...object) object {
 	filters = append(filters, object{"name": "envoy.filters.http.router", "typed_config": object{"@type": httpFilters + "router.v3.Router"}})
 	return object{"name": "hcm", "typed_config": object{"@type": networkFilters + "http_connection_manager.v3.HttpConnectionManager",
-		"stat_prefix": "hcm", "codec_type": "AUTO", "use_remote_address": false,
+		"stat_prefix": "hcm", "codec_type": "AUTO", "use_remote_address": false, "normalize_path": true,
 		"http2_protocol_options": object{"max_concurrent_streams": 1 << 30},
-		"route_config":           object{"name": "r", "virtual_hosts": []object{{"name": "demo", "domains": []string{host}, "routes": routes, "include_request_attempt_count": true}}},
+		"route_config":           object{"name": "r", "validate_clusters": false, "virtual_hosts": []object{{"name": "demo", "domains": []string{host}, "routes": routes, "include_request_attempt_count": true}}},
 		"http_filters":           filters}}
 }
 

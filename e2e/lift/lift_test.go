@@ -193,6 +193,7 @@ func TestLocalReplies(t *testing.T) {
 		method("nobody", "route", object{"cluster": "none"}),
 		method("dead", "route", object{"cluster": "v2"}),
 		method("limitedTime", "route", object{"cluster": "v1", "timeout": "0.2s"}),
+		method("nowhere", "route", object{"cluster": "outbound|20880|v9|" + host}), // as istiod writes a subset that there is not
 	},
 		object{"name": "rbac", "typed_config": object{"@type": httpFilters + "rbac.v3.RBAC", "rules": object{"action": "DENY", "policies": object{
 			"p": object{"permissions": []object{{"url_path": object{"path": object{"exact": "/" + service + "/denied"}}}}, "principals": []object{{"any": true}}}}}}},
@@ -210,6 +211,7 @@ func TestLocalReplies(t *testing.T) {
 		"nobody":      {protocol.OutcomeError, "isthmus: unavailable: 503 no healthy upstream"},
 		"dead":        {protocol.OutcomeError, "isthmus: unavailable: 503 upstream connect error"},
 		"limitedTime": {protocol.OutcomeTimeout, "isthmus: timeout: 504 "},
+		"nowhere":     {protocol.OutcomeError, "isthmus: unavailable: 503 "},
 		"unknown":     {protocol.OutcomeError, "isthmus: unavailable: 404 no route"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -262,39 +264,60 @@ func TestDeadline(t *testing.T) {
 	wantOK(t, b, f)
 }
 
-// TestProviderDies: a provider goes away with many calls in flight; each caller gets its error, once.
+// TestProviderDies: a provider goes away with a thousand calls in flight; each caller gets its error, once, and what another provider has goes on.
 func TestProviderDies(t *testing.T) {
-	const calls = 500
+	const callers, each = 4, 250
 	var mu sync.Mutex
 	n := 0
 	die := make(chan struct{})
 	p := startProvider(t, func([]byte, protocol.Frame, func([]byte)) []byte {
 		mu.Lock()
 		defer mu.Unlock()
-		if n++; n == calls {
+		if n++; n == callers*each {
 			close(die)
 		}
 		return nil
 	})
-	in, _ := twoVersions(t, p, p, everything(object{"cluster": "v1"}))
-	c := dial(t, in)
-	for id := range uint64(calls) {
-		c.send(frame("req", id))
+	answer := make(chan func(), callers)
+	other := startProvider(t, func(_ []byte, f protocol.Frame, reply func([]byte)) []byte {
+		answer <- func() { reply(frame("resp", f.ID)) }
+		return nil
+	})
+	in, _ := twoVersions(t, p, other, []object{method("other", "route", object{"cluster": "v2"}), {"match": object{"prefix": "/"}, "route": object{"cluster": "v1"}}})
+	var clients []*client
+	for range callers {
+		c := dial(t, in)
+		clients = append(clients, c)
+		c.send(frame("req", each, "method", "other"))
+		for id := range uint64(each) {
+			c.send(frame("req", id))
+		}
 	}
 	<-die
 	p.closeAll()
-	seen := map[uint64]bool{}
-	for range calls {
-		b, f := c.receive()
-		if seen[f.ID] || f.Outcome != protocol.OutcomeError || !bytes.Contains(b, []byte("isthmus: unavailable: 503 upstream connect error or disconnect/reset")) {
-			t.Fatalf("call %d, %v: %s %q", f.ID, seen[f.ID], f.Outcome, b)
+	for _, c := range clients {
+		seen := map[uint64]bool{}
+		for range each {
+			b, f := c.receive()
+			if seen[f.ID] || f.ID == each || f.Outcome != protocol.OutcomeError || !bytes.Contains(b, []byte("isthmus: unavailable: 503 upstream connect error or disconnect/reset")) {
+				t.Fatalf("call %d, %v: %s %q", f.ID, seen[f.ID], f.Outcome, b)
+			}
+			seen[f.ID] = true
 		}
-		seen[f.ID] = true
+		// Nothing comes after that but what is asked for.
+		c.send(frame("hb", 9999))
+		if _, f := c.receive(); f.ID != 9999 {
+			t.Errorf("%v %d came", f.Kind, f.ID)
+		}
 	}
-	// Nothing comes after that but what is asked for.
-	c.send(frame("hb", 9999))
-	if _, f := c.receive(); f.ID != 9999 {
-		t.Errorf("%v %d came", f.Kind, f.ID)
+	for range clients {
+		(<-answer)()
+	}
+	for _, c := range clients {
+		b, f := c.receive()
+		if wantOK(t, b, f); f.ID != each {
+			t.Errorf("%v %d came", f.Kind, f.ID)
+		}
 	}
 }
 
