@@ -50,6 +50,7 @@ func told(out []byte) []string {
 func TestOnce(t *testing.T) {
 	for name, args := range map[string][]string{"root": {"--once"}, "ordinary user": {"--once", "--rootless"}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // both mostly wait
 			out, err := demo(t, args...).CombinedOutput()
 			t.Logf("\n%s", out)
 			if err != nil {

@@ -333,7 +333,7 @@ func TestLifted(t *testing.T) {
 		t.Error("the consumer could not get the providers' metadata")
 	}
 
-	even := l.split("sayHello", 150, enough)
+	even := l.split("sayHello", 300, enough)
 	t.Logf("without a route: %v", even)
 	if even[v1] == 0 || even[v2] == 0 {
 		t.Errorf("without a route one provider gets everything: %v", even)
@@ -341,7 +341,7 @@ func TestLifted(t *testing.T) {
 
 	l.must(l.ApplyRule("greet", rule))
 	l.routed("sayHello", "v1-or-all", "v2-or-all")
-	got := l.split("sayHello", 150, enough)
+	got := l.split("sayHello", 300, enough)
 	t.Logf("a RouteRule of 80 to 20: %v", got)
 	if err := binomial(got[v1], got[v1]+got[v2], 0.8); err != nil {
 		t.Error(err)
@@ -358,7 +358,7 @@ func TestLifted(t *testing.T) {
 	// An operator's own go before ours.
 	l.must(l.ApplyIstio("by-hand", operator))
 	l.routed("sayHello", "v1", "v2")
-	got = l.split("sayHello", 150, enough)
+	got = l.split("sayHello", 300, enough)
 	t.Logf("an operator's VirtualService of 30 to 70: %v", got)
 	if err := binomial(got[v1], got[v1]+got[v2], 0.3); err != nil {
 		t.Error(err)
@@ -411,7 +411,7 @@ func TestProvidersLower(t *testing.T) {
 	l := newLifted(t, config.LowerProvider)
 	l.must(l.ApplyRule("greet", rule))
 	l.routed("sayHello", "v1-or-all", "v2-or-all")
-	got := l.split("sayHello", 150, enough)
+	got := l.split("sayHello", 300, enough)
 	t.Logf("a RouteRule of 80 to 20: %v", got)
 	if err := binomial(got[l.addresses[0]], got[l.addresses[0]]+got[l.addresses[1]], 0.8); err != nil {
 		t.Error(err)
