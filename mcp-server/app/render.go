@@ -186,13 +186,18 @@ func (a *assembler) govern(in input, t *translate.Translation) {
 	options := governanceOptions(in.spec)
 	options.Keys, options.Lift = in.keys, &lift
 	g, l := &a.governed, &a.lifted
-	same := g.spec == in.spec && g.version == in.version && g.keys == in.keys
-	if told := lift.Told(); !same || !reflect.DeepEqual(g.ports, ports) || !slices.Equal(l.options.Ports, lift.Ports) || !reflect.DeepEqual(g.told, told) {
+	kept := l.options != nil && reflect.DeepEqual(*l.options, lift)
+	told := g.told
+	if !kept {
+		told = lift.Told()
+	}
+	same := g.spec == in.spec && g.version == in.version && g.keys == in.keys && reflect.DeepEqual(g.ports, ports)
+	if !same || !kept && (!slices.Equal(l.options.Ports, lift.Ports) || !reflect.DeepEqual(g.told, told)) {
 		out := governance.Compile(in.rules.Items, ports, options)
 		*g = governed{spec: in.spec, version: in.version, keys: in.keys, ports: ports, told: told, out: &out}
-		l.options = nil // it has the configuration in it
+		kept = false // what lifts has the configuration in it
 	}
-	if l.options == nil || !reflect.DeepEqual(*l.options, lift) {
+	if !kept {
 		l.options = &lift
 		l.set, l.problems = l.lifter.Lift(g.out, lift, options)
 	}

@@ -107,14 +107,8 @@ func (s *Server) effectiveRoute(rule *store.Rule) api.Effective {
 		e.Of += h.Of
 		e.Enforced += h.Enforced
 	}
-	switch {
-	case e.Of == 0:
-	case e.Enforced == e.Of:
-		e.State = api.EffectiveEnforced
-	case e.Enforced > 0:
-		e.State = api.EffectivePartial
-	default:
-		e.State = api.EffectivePending
+	if e.Of > 0 {
+		e.State = progress(e.Enforced, e.Of)
 	}
 	return e
 }

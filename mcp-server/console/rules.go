@@ -154,14 +154,21 @@ func (s *Server) effective(rule *store.Rule, state *store.State, report *telemet
 		e.State = api.EffectiveNoFilter
 	case e.Of == 0:
 		e.State = api.EffectiveNowhere
-	case e.Enforced == e.Of:
-		e.State = api.EffectiveEnforced
-	case e.Enforced > 0:
-		e.State = api.EffectivePartial
 	default:
-		e.State = api.EffectivePending
+		e.State = progress(e.Enforced, e.Of)
 	}
 	return e
+}
+
+// progress is how far a rule is that some sidecars of those that it is for enforce.
+func progress(enforced, of int) api.EffectiveState {
+	switch enforced {
+	case of:
+		return api.EffectiveEnforced
+	case 0:
+		return api.EffectivePending
+	}
+	return api.EffectivePartial
 }
 
 // routeKind is the kind of rule that istiod brings into force, and no filter.

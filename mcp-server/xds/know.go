@@ -5,20 +5,21 @@ func (s *Server) Know(host string, subsets []string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	told := map[string]map[string]bool{} // by sidecar
-	for st := range s.streams {
-		st.mu.Lock()
-		for name, version := range st.names {
-			n, ok := ParseClusterName(name)
-			if !ok || n.Host != host {
-				continue
-			}
+	for p, streams := range s.subs[host] {
+		n, ok := ParseClusterName(p.name)
+		if !ok {
+			continue
+		}
+		for st := range streams {
+			st.mu.Lock()
+			version := st.names[p.name]
+			st.mu.Unlock()
 			if told[st.remote] == nil {
 				told[st.remote] = map[string]bool{}
 			}
 			before, seen := told[st.remote][n.Subset] // at another port
 			told[st.remote][n.Subset] = version != "" && version != absent && (before || !seen)
 		}
-		st.mu.Unlock()
 	}
 	for _, have := range told {
 		for _, subset := range subsets {
