@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/config"
 )
 
@@ -228,23 +228,13 @@ type envoy struct {
 	done  chan struct{}
 }
 
-// freePort asks the kernel for a port on loopback that is free now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // startEnvoy runs an Envoy with v in front of the port upstream, on the processors cpus, and waits until it serves.
 func (p *place) startEnvoy(ctx context.Context, v variant, upstream, workers int, cpus unix.CPUSet) (*envoy, error) {
-	port, err := freePort()
+	port, err := peer.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	admin, err := freePort()
+	admin, err := peer.FreePort()
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/e2e/peer"
 )
 
 // A measurement is one sample with the processor time that Envoy spent over the same calls.
@@ -132,7 +134,7 @@ func (e *envoy) idle(ctx context.Context) (int64, error) {
 // measureStart starts one Envoy, looks, and stops it.
 func (p *place) measureStart(ctx context.Context, up *startup) error {
 	// Nobody listens behind it: it is only started.
-	upstream, err := freePort()
+	upstream, err := peer.FreePort()
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func provider(service, n int) string {
 
 // zooKeeper starts a ZooKeeper with the services in it.
 func (s *spread) zooKeeper(ctx context.Context, p *place) (*child, *zk.Conn, int, error) {
-	port, err := freePort()
+	port, err := peer.FreePort()
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -355,7 +355,7 @@ func (s *spread) measure(ctx context.Context, p *place, status func(done int)) e
 	defer registry.Close()
 	var ports [4]int
 	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
+		if ports[i], err = peer.FreePort(); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -169,6 +171,28 @@ func (c *Caller) Until(ctx context.Context, what string, m Mark, condition func(
 			return fmt.Errorf("waited for the caller %s: %w%s", what, context.Cause(ctx), last)
 		}
 	}
+}
+
+// UntilCalled waits until each of these methods has been called so often since m, whatever came of it.
+func (c *Caller) UntilCalled(ctx context.Context, m Mark, methods iter.Seq[string], each int) error {
+	return c.Until(ctx, "to call often enough", m, func(seconds []Tally, _ []Fault) bool {
+		said := Sum(seconds)
+		for method := range methods {
+			if n := said[method]; n.OK+n.Errors+n.Exceptions < each {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Binomial holds k of n calls to a probability, within the interval that all but one in a thousand such counts are in (normal approximation, z = 3.29).
+func Binomial(k, n int, p float64) error {
+	mean, deviation := float64(n)*p, math.Sqrt(float64(n)*p*(1-p))
+	if n == 0 || math.Abs(float64(k)-mean) > 3.29*deviation {
+		return fmt.Errorf("%d of %d calls, expected %.0f ± %.0f", k, n, mean, 3.29*deviation)
+	}
+	return nil
 }
 
 // Next waits for so many seconds of its output, beginning with the next whole one, and returns them.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -201,11 +200,10 @@ func (t *story) split(ctx context.Context, host, machine string, c *caller.Calle
 	if n := caller.Sum(seconds).Total(); n.Errors > 0 {
 		return fmt.Errorf("the caller has had %d errors: %v", n.Errors, faults)
 	}
-	// All but one in a thousand such counts are within 3.29 standard deviations of the mean.
-	p, n := float64(first)/100, float64(a+b)
-	if math.Abs(float64(a)-p*n) > 3.29*math.Sqrt(n*p*(1-p)) {
-		return fmt.Errorf("of %d calls %d went to v1: that is no %d %%", a+b, a, first)
+	if err := caller.Binomial(a, a+b, float64(first)/100); err != nil {
+		return fmt.Errorf("to v1 %w", err)
 	}
+	n := float64(a + b)
 	t.ok("in force after %s; of %d calls %d went to v1 and %d to v2: %.0f to %.0f, for %d to %d", took, a+b, a, b, 100*float64(a)/n, 100*float64(b)/n, first, 100-first)
 	t.ok("and each of them was answered")
 	if err := t.mesh.RemoveIstio("weights"); err != nil {

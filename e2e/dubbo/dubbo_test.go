@@ -37,11 +37,7 @@ var workload = map[string]float64{"sayHello": 30, "echo": 20, "fail": 5, "slow":
 
 func until(t *testing.T, what string, condition func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), within, fmt.Errorf("not within %s", within))
-	defer cancel()
-	if err := machine.Until(ctx, what, condition); err != nil {
-		t.Fatal(err)
-	}
+	rig.Until(t, within, what, condition)
 }
 
 // start starts an application as anybody would and waits until it is ready.

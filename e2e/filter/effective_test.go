@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
 	"github.com/isthmus-mesh/isthmus/mcp-server/telemetry"
 )
@@ -39,15 +40,8 @@ func TestRulesAreEffective(t *testing.T) {
 	l.must(l.ApplyRule("mock", reply))
 	l.must(l.ApplyRule("each", each))
 	effective := func(ctx context.Context, name string) (*api.Effective, error) {
-		body, err := l.API(ctx, "/api/v1/rules/"+name)
-		if err != nil {
-			return nil, err
-		}
-		var r api.RuleDetail
-		if err := json.Unmarshal(body, &r); err != nil {
-			return nil, err
-		}
-		return &r.Effective, nil
+		r, err := mesh.Ask[api.RuleDetail](ctx, l.Mesh, "/api/v1/rules/"+name)
+		return &r.Effective, err
 	}
 	for _, name := range []string{"ThrottleRule/default/none", "DegradeRule/default/mock", "CircuitBreakerRule/default/each"} {
 		l.until(name+" on both sidecars", func(ctx context.Context) error {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -40,15 +39,13 @@ func address(port int) object {
 	return object{"socket_address": object{"address": "127.0.0.1", "port_value": port}}
 }
 
-// freePort asks the kernel for a port on loopback that is free now.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := peer.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // wasm is the filter as a filter of that kind, under a name.

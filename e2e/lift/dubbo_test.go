@@ -2,9 +2,6 @@ package lift_test
 
 import (
 	"bufio"
-	"encoding/binary"
-	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -14,7 +11,6 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
-	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/dubbo"
 )
 
 // The service that is called, and its host as translate names it.
@@ -35,23 +31,6 @@ func frame(kind string, id uint64, fields ...string) []byte {
 		panic(err)
 	}
 	return b
-}
-
-// readFrame reads one whole frame.
-func readFrame(r *bufio.Reader) ([]byte, protocol.Frame, error) {
-	var f protocol.Frame
-	head, err := r.Peek(dubbo.HeaderLen)
-	if err != nil {
-		return nil, f, err
-	}
-	b := make([]byte, dubbo.HeaderLen+int(binary.BigEndian.Uint32(head[12:])))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, f, err
-	}
-	if need, err := (dubbo.Codec{}).Decode(&f, b); err != nil || need > 0 {
-		return nil, f, fmt.Errorf("not a frame: need %d, %v", need, err)
-	}
-	return b, f, nil
 }
 
 // A provider is a Dubbo server. It answers heartbeats by itself.
@@ -118,7 +97,7 @@ func (p *provider) serve(c net.Conn) {
 		_ = w.Flush()
 	}
 	for {
-		b, f, err := readFrame(r)
+		b, f, err := filtertest.ReadDubbo(r)
 		if err != nil {
 			return
 		}
@@ -175,11 +154,20 @@ func (c *client) receive() ([]byte, protocol.Frame) {
 	if err := c.c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		c.t.Fatal(err)
 	}
-	b, f, err := readFrame(c.r)
+	b, f, err := filtertest.ReadDubbo(c.r)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return b, f
+}
+
+// nothingElse asks for a heartbeat, and checks that nothing comes before it.
+func (c *client) nothingElse() {
+	c.t.Helper()
+	c.send(frame("hb", 9999))
+	if _, f := c.receive(); f.ID != 9999 {
+		c.t.Errorf("%v %d came", f.Kind, f.ID)
+	}
 }
 
 // call makes one call and returns what came back.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/wasm-filters/filtertest"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
 
@@ -47,7 +48,7 @@ func (l load) run(t testing.TB, port int) time.Duration {
 			r := bufio.NewReaderSize(c, 64<<10)
 			_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 			for range each {
-				b, f, err := readFrame(r)
+				b, f, err := filtertest.ReadDubbo(r)
 				if err != nil {
 					errs <- err
 					return

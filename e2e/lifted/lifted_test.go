@@ -5,7 +5,6 @@ package lifted_test
 import (
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"strings"
 	"testing"
@@ -228,17 +227,12 @@ func (l *lifted) split(method string, rate float64, calls int) map[string]int {
 	return after
 }
 
-// binomial holds k of n to a probability, within the interval that all but one in a thousand such counts are in (normal
-// approximation, z = 3.29).
+// binomial holds k of n calls to a probability; n must be large.
 func binomial(k, n int, p float64) error {
 	if n < 500 {
 		return fmt.Errorf("only %d calls: the interval says nothing", n)
 	}
-	mean, deviation := float64(n)*p, math.Sqrt(float64(n)*p*(1-p))
-	if math.Abs(float64(k)-mean) > 3.29*deviation {
-		return fmt.Errorf("%d of %d calls, expected %.0f ± %.0f", k, n, mean, 3.29*deviation)
-	}
-	return nil
+	return caller.Binomial(k, n, p)
 }
 
 const rule = `apiVersion: governance.isthmus.io/v1alpha1

@@ -2,7 +2,6 @@ package lifted_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/e2e/caller"
+	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
@@ -38,11 +38,7 @@ func (l *lifted) isthmusctl(want int, args ...string) string {
 
 // release is what the API says of the rollout.
 func (l *lifted) release(ctx context.Context) (r api.Rollout, err error) {
-	body, err := l.API(ctx, "/api/v1/rollouts/default/greet")
-	if err == nil {
-		err = json.Unmarshal(body, &r)
-	}
-	return r, err
+	return mesh.Ask[api.Rollout](ctx, l.Mesh, "/api/v1/rollouts/default/greet")
 }
 
 // TestRollout: under real traffic a good version gets all calls in the end; one whose code throws loses them by itself, after no more of them than

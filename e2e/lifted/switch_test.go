@@ -6,14 +6,12 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +26,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
 	"github.com/isthmus-mesh/isthmus/mcp-server/config"
 	"github.com/isthmus-mesh/isthmus/mcp-server/console/api"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/protocoltest"
 )
 
 // greeting is a call of demo.GreetService.sayHello as Dubbo writes it, in Hessian 2.0.
@@ -60,15 +59,7 @@ func hello(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(root, "wasm-filters", "protocol", "bolt", "testdata", "frames", "v1-request", "in.hex"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return protocoltest.Frames(t, filepath.Join(root, "wasm-filters", "protocol", "bolt", "testdata", "frames"))["v1-request"]
 }
 
 // A dialect is what a line has to know of its protocol.
@@ -258,15 +249,6 @@ func (l *lifted) draining() int {
 	return n
 }
 
-// ask reads a page of mcp-server's API.
-func ask[T any](ctx context.Context, l *lifted, path string) (out T, err error) {
-	body, err := l.API(ctx, path)
-	if err == nil {
-		err = json.Unmarshal(body, &out)
-	}
-	return out, err
-}
-
 // unreadable makes calls on lifted connections that the filter can make nothing of: they reach whom they were addressed to all the same, and
 // are Problems.
 func (l *lifted) unreadable() {
@@ -301,7 +283,7 @@ func (l *lifted) unreadable() {
 		return err
 	})
 	l.until("the Problems", func(ctx context.Context) error {
-		list, err := ask[api.ProblemList](ctx, l, "/api/v1/problems?stage=sidecar")
+		list, err := mesh.Ask[api.ProblemList](ctx, l.Mesh, "/api/v1/problems?stage=sidecar")
 		var codes []string
 		for _, p := range list.Items {
 			codes = append(codes, p.Code)
@@ -373,11 +355,11 @@ spec:
 
 	routed(true)
 	l.until("the API to say so", func(ctx context.Context) error {
-		svc, err := ask[api.ServiceDetail](ctx, l, "/api/v1/services/dubbo%2Fdemo.GreetService:1.0.0:g1")
+		svc, err := mesh.Ask[api.ServiceDetail](ctx, l.Mesh, "/api/v1/services/dubbo%2Fdemo.GreetService:1.0.0:g1")
 		if err != nil {
 			return err
 		}
-		rule, err := ask[api.RuleDetail](ctx, l, "/api/v1/rules/RouteRule/default/greet")
+		rule, err := mesh.Ask[api.RuleDetail](ctx, l.Mesh, "/api/v1/rules/RouteRule/default/greet")
 		if err == nil && (svc.Lift == nil || svc.Lift.Lifted != 1 || svc.Lift.Of != 1 || svc.Lift.Since.IsZero() || rule.Effective.State != api.EffectiveEnforced || len(rule.Effective.Routes) != 1) {
 			err = fmt.Errorf("lifted %+v, routed %+v", svc.Lift, rule.Effective)
 		}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -159,6 +160,18 @@ func (m *Mesh) APIURL() string {
 // API reads a page of mcp-server's API.
 func (m *Mesh) API(ctx context.Context, path string) ([]byte, error) {
 	return get(ctx, &http.Client{Timeout: 10 * time.Second, Transport: bearer(m.token)}, m.APIURL()+path)
+}
+
+// Ask reads a page of mcp-server's API.
+func Ask[T any](ctx context.Context, m *Mesh, path string) (out T, err error) {
+	body, err := m.API(ctx, path)
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(body, &out); err != nil {
+		return out, fmt.Errorf("mesh: %s: %w", path, err)
+	}
+	return out, nil
 }
 
 // bearer sends a token with each request, "" for none.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"flag"
 	"fmt"
@@ -509,13 +508,6 @@ func (b *bed) rule(framework string, f framework, kind, direction, method, spec,
 
 // effective is where mcp-server says that the rule is enforced, and what it does.
 func (b *bed) effective(ctx context.Context, kind, name string) (*api.Effective, error) {
-	body, err := b.API(ctx, "/api/v1/rules/"+kind+"/default/"+name)
-	if err != nil {
-		return nil, err
-	}
-	var r api.RuleDetail
-	if err := json.Unmarshal(body, &r); err != nil {
-		return nil, err
-	}
-	return &r.Effective, nil
+	r, err := mesh.Ask[api.RuleDetail](ctx, b.Mesh, "/api/v1/rules/"+kind+"/default/"+name)
+	return &r.Effective, err
 }

@@ -58,9 +58,7 @@ func (b *bed) must(err error) {
 
 func (b *bed) until(what string, condition func(ctx context.Context) error) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeoutCause(b.t.Context(), within, fmt.Errorf("not within %s", within))
-	defer cancel()
-	b.must(machine.Until(ctx, what, condition))
+	rig.Until(b.t, within, what, condition)
 }
 
 const strict = `apiVersion: security.istio.io/v1

@@ -61,11 +61,7 @@ type bed struct {
 // until waits for a condition.
 func until(t *testing.T, what string, condition func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 90*time.Second, fmt.Errorf("not within 90 s"))
-	defer cancel()
-	if err := machine.Until(ctx, what, condition); err != nil {
-		t.Fatal(err)
-	}
+	rig.Until(t, 90*time.Second, what, condition)
 }
 
 // ready starts a Java application and waits until it says that it is ready.

@@ -2,11 +2,10 @@ package spring_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -137,15 +136,8 @@ func newRouted(t *testing.T) *routed {
 // versions are the machines' names and the labels of what runs there.
 var versions = [...]string{"v1", "v2"}
 
-// inPart holds k of n calls to the part that v2 has, within the interval that all but one in a thousand such counts are in (normal approximation,
-// z = 3.29).
-func inPart(k, n int) error {
-	mean, deviation := float64(n)*part, math.Sqrt(float64(n)*part*(1-part))
-	if n == 0 || math.Abs(float64(k)-mean) > 3.29*deviation {
-		return fmt.Errorf("%d of %d calls to v2, expected %.0f ± %.0f", k, n, mean, 3.29*deviation)
-	}
-	return nil
-}
+// inPart holds k of n calls to the part that v2 has.
+func inPart(k, n int) error { return caller.Binomial(k, n, part) }
 
 // TestRouteRule holds RouteRules for a Spring Cloud service and for one of Triple to what becomes of calls, by callers of the services' hosts and by those
 // that have addresses from a registry.
@@ -242,15 +234,7 @@ func (b *routed) calls(t *testing.T, rates map[string]float64, each int, hosts .
 	before, mark := sent(), b.caller.Mark()
 	err := b.caller.Rates(rates)
 	if err == nil {
-		err = b.caller.Until(ctx, "to call often enough", mark, func(seconds []caller.Tally, _ []caller.Fault) bool {
-			said := caller.Sum(seconds)
-			for method := range rates {
-				if c := said[method]; c.OK+c.Errors+c.Exceptions < each {
-					return false
-				}
-			}
-			return true
-		})
+		err = b.caller.UntilCalled(ctx, mark, maps.Keys(rates), each)
 	}
 	_, quiet := b.caller.Quiet(ctx)
 	if err := errors.Join(err, quiet); err != nil {
@@ -272,23 +256,15 @@ func (b *routed) calls(t *testing.T, rates map[string]float64, each int, hosts .
 // became holds what mcp-server says that a rule became.
 func (b *routed) became(t *testing.T, rule string, want api.RoutedHost) {
 	t.Helper()
-	body, err := b.API(t.Context(), "/api/v1/rules/RouteRule/default/"+rule)
+	r, err := mesh.Ask[api.RuleDetail](t.Context(), b.Mesh, "/api/v1/rules/RouteRule/default/"+rule)
 	if err != nil {
-		t.Fatal(err)
-	}
-	var r api.RuleDetail
-	if err := json.Unmarshal(body, &r); err != nil {
 		t.Fatal(err)
 	}
 	if e := r.Effective; e.State != api.EffectiveServed || len(e.Routes) != 1 || fmt.Sprint(e.Routes[0]) != fmt.Sprint(want) {
 		t.Errorf("it is %s, and became %+v, not %+v", e.State, e.Routes, want)
 	}
-	body, err = b.API(t.Context(), "/api/v1/problems?stage=rules")
+	problems, err := mesh.Ask[api.ProblemList](t.Context(), b.Mesh, "/api/v1/problems?stage=rules")
 	if err != nil {
-		t.Fatal(err)
-	}
-	var problems api.ProblemList
-	if err := json.Unmarshal(body, &problems); err != nil {
 		t.Fatal(err)
 	}
 	if len(problems.Items) > 0 {

@@ -4,7 +4,6 @@ package spring_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -123,15 +122,8 @@ func TestSpringCloud(t *testing.T) {
 		for _, direction := range []string{"client", "server"} {
 			b.must(b.ApplyRule("orders", fmt.Sprintf(head, c.kind, direction)+c.spec))
 			effective := func(ctx context.Context) (*api.Effective, error) {
-				body, err := b.API(ctx, "/api/v1/rules/"+c.kind+"/default/orders")
-				if err != nil {
-					return nil, err
-				}
-				var r api.RuleDetail
-				if err := json.Unmarshal(body, &r); err != nil {
-					return nil, err
-				}
-				return &r.Effective, nil
+				r, err := mesh.Ask[api.RuleDetail](ctx, b.Mesh, "/api/v1/rules/"+c.kind+"/default/orders")
+				return &r.Effective, err
 			}
 			b.until(c.kind+" to be enforced at both ends", func(ctx context.Context) error {
 				e, err := effective(ctx)

@@ -3,6 +3,7 @@ package traffic_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -152,15 +153,7 @@ func (r *running) calls(group string, rates map[string]float64, each int) (calle
 	before := r.sent(ctx, group)
 	mark := r.caller.Mark()
 	r.must(r.caller.Rates(rates))
-	r.must(r.caller.Until(ctx, "to call often enough", mark, func(seconds []caller.Tally, _ []caller.Fault) bool {
-		said := caller.Sum(seconds)
-		for method := range rates {
-			if c := said[method]; c.OK+c.Errors+c.Exceptions < each {
-				return false
-			}
-		}
-		return true
-	}))
+	r.must(r.caller.UntilCalled(ctx, mark, maps.Keys(rates), each))
 	_, err := r.caller.Quiet(ctx)
 	r.must(err)
 	after := r.sent(ctx, group)
@@ -179,7 +172,7 @@ func (r *running) split(group string, percent int) {
 	if c := said[method]; c.Errors+c.Exceptions > 0 || c.OK != n.v1+n.v2 {
 		r.t.Errorf("the consumer says %v %v, and its sidecar has sent %+v", said, faults, n)
 	}
-	if err := binomial(n.v2, n.v1+n.v2, float64(percent)/100); err != nil {
+	if err := caller.Binomial(n.v2, n.v1+n.v2, float64(percent)/100); err != nil {
 		r.t.Errorf("%d in a hundred to v2: %v", percent, err)
 	}
 	r.t.Logf("%d in a hundred: %d and %d", percent, n.v1, n.v2)

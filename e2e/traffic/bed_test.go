@@ -6,7 +6,6 @@ package traffic_test
 import (
 	"context"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/e2e/machine"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/e2e/peer"
 	"github.com/isthmus-mesh/isthmus/e2e/rig"
@@ -124,11 +122,7 @@ func (b *bed) must(err error) {
 
 func (b *bed) until(t *testing.T, what string, condition func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), within, fmt.Errorf("not within %s", within))
-	defer cancel()
-	if err := machine.Until(ctx, what, condition); err != nil {
-		t.Fatal(err)
-	}
+	rig.Until(t, within, what, condition)
 }
 
 // registry is the file that mcp-server reads our services from, in its own folder.
@@ -261,13 +255,3 @@ func (b *bed) got(service string) (by [providers]int) {
 }
 
 func sum(by [providers]int) int { return by[0] + by[1] + by[2] + by[3] }
-
-// binomial holds k of n to a probability, within the interval that all but one in a thousand such counts are in (normal
-// approximation, z = 3.29).
-func binomial(k, n int, p float64) error {
-	mean, deviation := float64(n)*p, math.Sqrt(float64(n)*p*(1-p))
-	if math.Abs(float64(k)-mean) > 3.29*deviation {
-		return fmt.Errorf("%d of %d calls, expected %.0f ± %.0f", k, n, mean, 3.29*deviation)
-	}
-	return nil
-}

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"strconv"
@@ -35,23 +33,6 @@ func frame(kind string, id uint64, fields map[string]string) []byte {
 		panic(err)
 	}
 	return b
-}
-
-// readFrame reads one whole frame.
-func readFrame(r *bufio.Reader) ([]byte, protocol.Frame, error) {
-	var f protocol.Frame
-	head, err := r.Peek(dubbo.HeaderLen)
-	if err != nil {
-		return nil, f, err
-	}
-	b := make([]byte, dubbo.HeaderLen+int(binary.BigEndian.Uint32(head[12:])))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, f, err
-	}
-	if need, err := (dubbo.Codec{}).Decode(&f, b); err != nil || need > 0 {
-		return nil, f, fmt.Errorf("not a frame: need %d, %v", need, err)
-	}
-	return b, f, nil
 }
 
 // The statuses of a response (Dubbo's org.apache.dubbo.remoting.exchange.Response): well, a provider that has failed, and one whose
@@ -136,7 +117,7 @@ func (p *provider) serve(c net.Conn) {
 		_, _ = c.Write(b)
 	}
 	for {
-		b, f, err := readFrame(r)
+		b, f, err := filtertest.ReadDubbo(r)
 		if err != nil {
 			return
 		}
@@ -202,7 +183,7 @@ const noReply = 60 * time.Second
 func (c *client) read() {
 	r := bufio.NewReaderSize(c.c, 64<<10)
 	for {
-		b, f, err := readFrame(r)
+		b, f, err := filtertest.ReadDubbo(r)
 		if err == nil && f.Kind != protocol.KindResponse {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/e2e/caller"
 	"github.com/isthmus-mesh/isthmus/e2e/mesh"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 )
@@ -234,7 +235,7 @@ func fault(t *testing.T, b *bed, service string) {
 	if said[text]+sum(by) != n || b.got(service) != by {
 		t.Errorf("answered %v, provided %v, said %v", by, b.got(service), said)
 	}
-	if err := binomial(said[text], n, 0.3); err != nil {
+	if err := caller.Binomial(said[text], n, 0.3); err != nil {
 		t.Errorf("aborted: %v", err)
 	}
 	const m = 400
@@ -250,7 +251,7 @@ func fault(t *testing.T, b *bed, service string) {
 	if late < counted { // on a busy machine others may be late, too
 		t.Errorf("%d calls took so long, and %d were delayed", late, counted)
 	}
-	if err := binomial(counted, m, 0.5); err != nil {
+	if err := caller.Binomial(counted, m, 0.5); err != nil {
 		t.Errorf("delayed: %v", err)
 	}
 	allWell(t, b.load(t, service, 50, 4, nil))
@@ -592,7 +593,7 @@ func canary(t *testing.T, b *bed, service string) {
 		if len(said) > 0 {
 			t.Errorf("%d in a hundred: %v", weight, said)
 		}
-		if err := binomial(by[1]+by[3], n, float64(weight)/100); err != nil {
+		if err := caller.Binomial(by[1]+by[3], n, float64(weight)/100); err != nil {
 			t.Errorf("%d in a hundred: %v", weight, err)
 		}
 	}

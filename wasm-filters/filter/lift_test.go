@@ -3,9 +3,7 @@ package filter_test
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/wasm-filters/policy"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol"
 	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/bolt"
+	"github.com/isthmus-mesh/isthmus/wasm-filters/protocol/protocoltest"
 )
 
 // pair is a lifted connection; give hands it bytes and returns what leaves.
@@ -248,18 +247,8 @@ func TestTraceContext(t *testing.T) {
 // TestChecksumOnTheWay: the id of a frame with a CRC is rewritten on its way to the provider and back, in whatever pieces the response
 // comes, and the CRC is right at both ends.
 func TestChecksumOnTheWay(t *testing.T) {
-	capture := func(name string) []byte {
-		text, err := os.ReadFile("../protocol/bolt/testdata/frames/" + name + "/in.hex")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := hex.DecodeString(strings.TrimSpace(string(text)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	request, response := capture("v2-crc-request"), capture("v2-crc-response")
+	frames := protocoltest.Frames(t, "../protocol/bolt/testdata/frames")
+	request, response := frames["v2-crc-request"], frames["v2-crc-response"]
 	id := func(b []byte) uint64 {
 		var f protocol.Frame
 		if need, err := (bolt.Codec{}).Decode(&f, b); err != nil || need > 0 {
